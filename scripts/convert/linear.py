@@ -1,0 +1,142 @@
+"""Embedding, linear layers and output layer, in each precision of the weights.
+
+fp32   MatMul, Gather, Gemm
+int8   MatMulNBits with 8 bits, GatherBlockQuantized
+int4   MatMulNBits with 4 bits; embedding and output layer keep 8, they decide between neighbouring tokens
+"""
+
+import numpy as np
+
+from convert.graph import MICROSOFT, GraphBuilder
+from convert.llama import Shape, Weights
+from convert.quantize import BLOCK_ELEMENTS, Quantized, to_eight_bits, to_float, to_four_bits
+
+PRECISIONS = ("fp32", "int8", "int4")
+
+INTEGER_ACTIVATIONS = 4
+"""MatMulNBits' accuracy level 4: activations are rounded to int8 too. The only fast one for 8 bits, and for
+one row about twice as fast as level 0.
+"""
+
+
+class LinearLayers:
+    """Adds the layers that multiply by weights to a graph."""
+
+    def __init__(self, graph: GraphBuilder, shape: Shape, weights: Weights, precision: str) -> None:
+        self._graph, self._shape, self._weights, self._precision = graph, shape, weights, precision
+
+    def linear(self, hidden: str, names: list[str], output: str) -> str:
+        """hidden [batch, tokens, in] → [batch, tokens, out]; several weights make one product, side by side."""
+        if self._precision == "fp32":
+            name = "+".join(names) + ".transposed"
+            if not self._graph.has_weight(name):
+                self._graph.weight(
+                    name, np.concatenate([to_float(self._weights.tensors[part]) for part in names]).T
+                )
+            return self._graph.node("MatMul", [hidden, name], output)
+        return self._quantized_linear(hidden, names, output, bits=8 if self._precision == "int8" else 4)
+
+    def embedding(self, input_ids: str) -> str:
+        """input_ids [batch, tokens] → [batch, tokens, hidden]."""
+        graph, name = self._graph, "token_embd.weight"
+        if self._precision == "fp32":
+            self._float_weight(name)
+            return graph.node("Gather", [name, input_ids], "embedding")
+        # The codes have the same name as the output layer's, so that a tied embedding is stored once.
+        scales = f"{name}.scales_of_rows"
+        if not graph.has_weight(scales):
+            quantized = self._quantize([name], bits=8)
+            _require_no_zero_points(quantized, name)
+            graph.weight(f"{name}.codes", quantized.codes)
+            graph.weight(scales, quantized.scales[..., None])
+        blocks = graph.node(
+            "GatherBlockQuantized",
+            [f"{name}.codes", input_ids, scales],
+            "embedding_blocks",
+            MICROSOFT,
+            bits=8,
+            block_size=BLOCK_ELEMENTS,
+            gather_axis=0,
+            quantize_axis=2,
+        )
+        return graph.node("Reshape", [blocks, graph.integers(0, 0, self._shape.hidden_size)], "embedding")
+
+    def logits(self, hidden: str, logits_index: str | None) -> str:
+        """Logits of every position, or with `logits_index` [batch] of one position of each row: [batch, 1,
+        vocab].
+        """
+        graph, name = self._graph, self._weights.output_name
+        if logits_index is not None:
+            index = graph.node("Unsqueeze", [logits_index, graph.integers(1)], "logits_index_column")
+            hidden = graph.node("GatherND", [hidden, index], "wanted_hidden", batch_dims=1)
+            hidden = graph.node("Unsqueeze", [hidden, graph.integers(1)], "wanted_hidden_row")
+        if self._precision != "fp32":
+            return self._quantized_linear(hidden, [name], "logits", bits=8)
+        if not self._weights.tied:
+            return self.linear(hidden, [name], "logits")
+        # Gemm reads the embedding as it lies; MatMul would need a second, transposed copy of the largest
+        # weight.
+        self._float_weight(name)
+        rows = graph.node("Reshape", [hidden, graph.integers(-1, self._shape.hidden_size)], "hidden_rows")
+        flat = graph.node("Gemm", [rows, name], "logits_rows", transB=1)
+        leading = graph.node("Shape", [hidden], "logits_leading_dimensions", start=0, end=2)
+        target = graph.node(
+            "Concat", [leading, graph.integers(self._shape.vocabulary_size)], "logits_shape", axis=0
+        )
+        return graph.node("Reshape", [flat, target], "logits")
+
+    def _quantized_linear(self, hidden: str, names: list[str], output: str, bits: int) -> str:
+        graph, name = self._graph, "+".join(names)
+        if not graph.has_weight(f"{name}.scales"):
+            quantized = self._quantize(names, bits)
+            graph.weight(f"{name}.codes", quantized.codes)
+            graph.weight(f"{name}.scales", quantized.scales)
+            if quantized.zero_points is not None:
+                graph.weight(f"{name}.zero_points", quantized.zero_points)
+        inputs = [hidden, f"{name}.codes", f"{name}.scales"]
+        if graph.has_weight(f"{name}.zero_points"):
+            inputs.append(f"{name}.zero_points")
+        rows = sum(self._rows_and_columns(part)[0] for part in names)
+        return graph.node(
+            "MatMulNBits",
+            inputs,
+            output,
+            MICROSOFT,
+            K=self._rows_and_columns(names[0])[1],
+            N=rows,
+            bits=bits,
+            block_size=BLOCK_ELEMENTS,
+            accuracy_level=INTEGER_ACTIVATIONS,
+        )
+
+    def _quantize(self, names: list[str], bits: int) -> Quantized:
+        """The weights one below the other; all with zero points or all without, as one operator needs it."""
+        tensors = [self._weights.tensors[name] for name in names]
+        # Embedding and output layer have no zero points: Q4 ones are rounded anew to symmetric 8 bits.
+        shared = names[0] in ("token_embd.weight", "output.weight")
+        kinds = {getattr(tensor, "bits", None) == 4 for tensor in tensors}
+        if bits == 8 and ((shared and True in kinds) or len(kinds) > 1):
+            tensors = [to_float(tensor) for tensor in tensors]
+        parts = [to_eight_bits(tensor) if bits == 8 else to_four_bits(tensor) for tensor in tensors]
+        zero_points = [part.zero_points for part in parts if part.zero_points is not None]
+        return Quantized(
+            np.concatenate([part.codes for part in parts]),
+            np.concatenate([part.scales for part in parts]),
+            np.concatenate(zero_points) if zero_points else None,
+            bits,
+        )
+
+    def _rows_and_columns(self, name: str) -> tuple[int, int]:
+        tensor = self._weights.tensors[name]
+        if isinstance(tensor, np.ndarray):
+            return tensor.shape[0], tensor.shape[1]
+        return tensor.codes.shape[0], tensor.codes.shape[1] * BLOCK_ELEMENTS
+
+    def _float_weight(self, name: str) -> None:
+        if not self._graph.has_weight(name):
+            self._graph.weight(name, to_float(self._weights.tensors[name]))
+
+
+def _require_no_zero_points(quantized: Quantized, name: str) -> None:
+    if quantized.zero_points is not None:
+        raise AssertionError(f"{name} must be quantised symmetrically")
