@@ -1,0 +1,219 @@
+//! The composition root: builds every part, runs them, and joins them when the process ends.
+
+use std::future::IntoFuture;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use axum::serve::Listener;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::config::{EngineSettings, Settings, SourceSettings};
+use crate::engine::EngineLimits;
+use crate::engine::ort::library::Search;
+use crate::engine::ort::{Runtime, RuntimeOptions};
+use crate::http::{self, Api, CountedListener, HttpLimits};
+use crate::metrics::Metrics;
+use crate::model::reconcile::{ModelSpec, Workshop};
+use crate::model::source::{FetchSettings, Fetcher, HubToken};
+use crate::model::{LoadLimits, Registry};
+use crate::shutdown::{Phase, StopRequests, Tasks};
+
+/// Time for a connection to the hub or another server.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A download that brings nothing for so long is begun again where it stopped.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// After the deadline has ended all generations, answers have so long to reach their clients.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The bound listeners; tests bring their own.
+pub struct Listeners {
+    /// The API.
+    pub api: TcpListener,
+    /// Probes and metrics alone.
+    pub ops: TcpListener,
+}
+
+impl Listeners {
+    /// Binds the addresses of the settings.
+    ///
+    /// # Errors
+    /// An address is taken or not ours.
+    pub async fn bind(settings: &Settings) -> anyhow::Result<Self> {
+        Ok(Self {
+            api: bind(settings.listen.listen_address, "INFERENCE_LISTEN_ADDRESS").await?,
+            ops: bind(settings.listen.ops_address, "INFERENCE_OPS_ADDRESS").await?,
+        })
+    }
+}
+
+async fn bind(address: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("failed to listen on {address}: set {variable} to a free address"))
+}
+
+/// Serves until told to stop, and then until everything has ended.
+///
+/// # Errors
+/// The ONNX Runtime library cannot be used, or an engine has died.
+pub async fn run(settings: Settings, listeners: Listeners, stop: StopRequests) -> anyhow::Result<()> {
+    let metrics = Arc::new(Metrics::new());
+    let registry = Arc::new(Registry::default());
+    let (phase, phase_seen) = watch::channel(Phase::Serving);
+    let spec = model_spec(&settings)?;
+    let workshop = Workshop {
+        fetcher: Fetcher::new(fetch_settings(&settings.sources)?),
+        runtime: start_runtime(&settings.engine)?,
+        registry: Arc::clone(&registry),
+        metrics: Arc::clone(&metrics),
+    };
+    let api = Arc::new(Api {
+        registry: Arc::clone(&registry),
+        metrics: Arc::clone(&metrics),
+        phase: phase_seen.clone(),
+        limits: HttpLimits {
+            body_bytes: settings.listen.max_body_bytes,
+            metrics_on_api: settings.listen.metrics_on_api,
+        },
+    });
+
+    let (api_tasks, ops_tasks) = (Tasks::default(), Tasks::default());
+    let api_listener = CountedListener::new(listeners.api, metrics);
+    tracing::info!(api = %api_listener.local_addr()?, ops = %listeners.ops.local_addr()?, "listening");
+    api_tasks.spawn(serve(api_listener, http::api_router(&api), phase_seen.clone(), Phase::Draining));
+    // Probes and scrapes are answered until the very end.
+    ops_tasks.spawn(serve(listeners.ops, http::ops_router(&api), phase_seen, Phase::Aborting));
+
+    let outcome = tokio::select! {
+        () = wait_for_stop(stop.clone()) => Ok(()),
+        error = keep_model(&workshop, &spec) => Err(error),
+    };
+    end(&settings, &phase, stop, &registry, &api_tasks).await;
+    ops_tasks.joined().await;
+    tracing::info!("stopped");
+    outcome
+}
+
+/// Brings the model up and watches its engine; returns only when the engine has died.
+async fn keep_model(workshop: &Workshop, spec: &ModelSpec) -> anyhow::Error {
+    if let Some(model) = workshop.bring_up(spec).await {
+        let mut alive = model.engine.alive();
+        // An error means that the engine's thread is gone, which is the same news.
+        drop(alive.wait_for(|alive| !alive).await);
+        return anyhow::anyhow!("the engine of {} has died", spec.name);
+    }
+    // Failed for good: `/readyz` says why, and the process stays for whoever asks.
+    std::future::pending().await
+}
+
+async fn wait_for_stop(mut stop: StopRequests) {
+    stop.asked(1).await;
+}
+
+/// Leaving → Draining → Aborting, each as long as the settings say.
+async fn end(
+    settings: &Settings,
+    phase: &watch::Sender<Phase>,
+    mut stop: StopRequests,
+    registry: &Registry,
+    api_tasks: &Tasks,
+) {
+    phase.send_replace(Phase::Leaving);
+    tracing::info!(delay_ms = settings.shutdown.shutdown_delay.as_millis() as u64, "not ready any more");
+    tokio::select! {
+        () = tokio::time::sleep(settings.shutdown.shutdown_delay) => {}
+        () = stop.asked(2) => {}
+    }
+    phase.send_replace(Phase::Draining);
+    tokio::select! {
+        () = api_tasks.joined() => {}
+        () = tokio::time::sleep(settings.shutdown.drain_timeout) => {
+            tracing::warn!("the drain timeout has passed: ending what is left");
+        }
+        () = stop.asked(2) => tracing::warn!("asked to stop again: ending what is left"),
+    }
+    phase.send_replace(Phase::Aborting);
+    let models = registry.clear();
+    let engines_stopped =
+        tokio::task::spawn_blocking(move || models.iter().for_each(|model| model.engine.stop()));
+    if engines_stopped.await.is_err() {
+        tracing::error!("stopping the engines panicked");
+    }
+    if tokio::time::timeout(LAST_WORDS, api_tasks.joined()).await.is_err() {
+        tracing::warn!("connections that did not end were dropped");
+    }
+}
+
+/// Serves a listener until `until`, then lets its requests finish; after `Aborting` for a moment only.
+async fn serve<L>(listener: L, router: Router, phase: watch::Receiver<Phase>, until: Phase)
+where
+    L: Listener<Addr = SocketAddr>,
+{
+    let mut closing = phase.clone();
+    let mut aborting = phase;
+    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+        // The sender lives as long as the application.
+        drop(closing.wait_for(|phase| *phase >= until).await);
+    });
+    let deadline = async move {
+        drop(aborting.wait_for(|phase| *phase >= Phase::Aborting).await);
+        tokio::time::sleep(LAST_WORDS).await;
+    };
+    tokio::select! {
+        outcome = server.into_future() => if let Err(error) = outcome {
+            tracing::error!(%error, "a listener failed");
+        },
+        () = deadline => {}
+    }
+}
+
+fn start_runtime(settings: &EngineSettings) -> anyhow::Result<Runtime> {
+    let search = Search {
+        explicit: settings.ort_dylib_path.clone(),
+        executable: std::env::current_exe().ok(),
+        working_folder: std::env::current_dir().ok(),
+        library_path: EngineSettings::library_path(),
+    };
+    let options = RuntimeOptions { threads: settings.thread_count(), spinning: settings.spinning };
+    let runtime = Runtime::start(&search, &options)?;
+    tracing::info!(
+        library = %runtime.library().display(),
+        build = runtime.build_info(),
+        threads = options.threads,
+        "ONNX Runtime loaded"
+    );
+    Ok(runtime)
+}
+
+fn model_spec(settings: &Settings) -> anyhow::Result<ModelSpec> {
+    let engine = &settings.engine;
+    Ok(ModelSpec {
+        name: settings.model.default_model_name.clone(),
+        source: settings.model.source()?,
+        tokenizer: settings.model.tokenizer()?,
+        limits: LoadLimits {
+            context_tokens: engine.context_length.map(std::num::NonZeroUsize::get),
+            rows: engine.max_batch_size.get(),
+            engine: EngineLimits {
+                chunk_tokens: engine.prefill_chunk_tokens.get(),
+                queue: engine.queue_limit,
+            },
+        },
+    })
+}
+
+fn fetch_settings(sources: &SourceSettings) -> anyhow::Result<FetchSettings> {
+    Ok(FetchSettings {
+        hub_endpoint: sources.hub_endpoint()?,
+        hub_token: sources.hub_token().map(HubToken::parse).transpose()?,
+        hub_cache: sources.hub_cache(),
+        download_cache: sources.cache_folder(),
+        connect_timeout: CONNECT_TIMEOUT,
+        stall_timeout: STALL_TIMEOUT,
+        maximum_file_bytes: sources.max_download_bytes,
+    })
+}

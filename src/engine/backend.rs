@@ -1,0 +1,67 @@
+//! The seam between the engine and what computes logits: ONNX Runtime, or a deterministic fake in tests.
+//!
+//! A backend has a fixed number of *rows*, each with room for the cache of one sequence. The worker addresses rows by
+//! index and keeps live rows contiguous, so that one run covers all of them; the backend never decides who runs.
+
+use super::request::TokenId;
+
+/// What a backend can do; fixed for its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Width of a logits row.
+    pub vocabulary_size: usize,
+    /// Tokens a row can hold, prompt and output together.
+    pub context_tokens: usize,
+    /// Sequences that can be live at once.
+    pub rows: usize,
+    /// Whether a prompt may be fed in several runs.
+    pub chunks: bool,
+}
+
+/// One run: consecutive rows, beginning at `first_row`.
+///
+/// Either one row with a chunk of any length, or any number of rows with one token each.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// Row of `inputs[0]`.
+    pub first_row: usize,
+    /// What each row is fed, in row order.
+    pub inputs: &'a [Input<'a>],
+    /// Whether the logits are wanted; a chunk that does not end its prompt needs none.
+    pub logits: bool,
+}
+
+/// What one row is fed in a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// Tokens of this row that are in its cache already; position of `tokens[0]`.
+    pub past: usize,
+    /// New tokens, at least one.
+    pub tokens: &'a [TokenId],
+}
+
+/// Computes logits and keeps the cache of its rows.
+pub trait Backend: Send {
+    /// The fixed sizes.
+    fn geometry(&self) -> Geometry;
+
+    /// Feeds a batch; afterwards each row's cache holds `past + tokens.len()` tokens.
+    ///
+    /// Returns the logits of the last token of each row, row-major `[batch.inputs.len(), vocabulary_size]`, f32,
+    /// unnormalised; the caller may overwrite them. Empty when `batch.logits` is false.
+    ///
+    /// # Errors
+    /// The run failed; the caches of the rows in the batch are then undefined, those of other rows are not touched.
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<&mut [f32], BackendError>;
+
+    /// Moves the first `tokens` tokens of the cache of row `from` to row `to`; `from` is free afterwards.
+    fn move_row(&mut self, from: usize, to: usize, tokens: usize);
+
+    /// Tells that a row is no longer used, so that its memory can be given back.
+    fn release_row(&mut self, row: usize);
+}
+
+/// A failed run or a model that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BackendError(pub String);

@@ -1,0 +1,142 @@
+//! A deterministic backend for tests: the next token is a function of everything in the row's cache.
+//!
+//! A wrong position, a row that was moved to the wrong place or a cache that was not cleared changes what comes out.
+
+use std::sync::{Arc, Mutex, mpsc};
+
+use super::backend::{Backend, BackendError, Batch, Geometry};
+use super::request::TokenId;
+
+pub(super) const VOCABULARY: usize = 64;
+
+/// What a test sees of a running fake.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    /// Past and number of tokens of each run of one row, in order.
+    pub(super) chunks: Vec<(usize, usize)>,
+    /// Rows of each decode run.
+    pub(super) decoded_rows: Vec<usize>,
+    /// Tokens in each row after the last run.
+    pub(super) cached: Vec<usize>,
+}
+
+pub(super) struct Fake {
+    geometry: Geometry,
+    rows: Vec<Vec<TokenId>>,
+    logits: Vec<f32>,
+    record: Arc<Mutex<Record>>,
+    /// When there is one, each run takes a permit first.
+    gate: Option<mpsc::Receiver<()>>,
+    /// Runs that see this token fail.
+    poison: Option<TokenId>,
+    /// Rows that see this token get logits that are not numbers.
+    not_a_number: Option<TokenId>,
+}
+
+impl Fake {
+    pub(super) fn new(rows: usize, context_tokens: usize) -> Self {
+        Self {
+            geometry: Geometry { vocabulary_size: VOCABULARY, context_tokens, rows, chunks: true },
+            rows: vec![Vec::new(); rows],
+            logits: Vec::new(),
+            record: Arc::default(),
+            gate: None,
+            poison: None,
+            not_a_number: None,
+        }
+    }
+
+    /// Runs wait for permits from the returned sender; dropping it opens the gate for good.
+    pub(super) fn gated(mut self) -> (Self, mpsc::Sender<()>) {
+        let (sender, gate) = mpsc::channel();
+        self.gate = Some(gate);
+        (self, sender)
+    }
+
+    pub(super) fn failing_on(mut self, token: TokenId) -> Self {
+        self.poison = Some(token);
+        self
+    }
+
+    pub(super) fn not_a_number_on(mut self, token: TokenId) -> Self {
+        self.not_a_number = Some(token);
+        self
+    }
+
+    pub(super) fn without_chunks(mut self) -> Self {
+        self.geometry.chunks = false;
+        self
+    }
+
+    pub(super) fn record(&self) -> Arc<Mutex<Record>> {
+        Arc::clone(&self.record)
+    }
+}
+
+/// The token that follows `tokens`.
+pub(super) fn next_token(tokens: &[TokenId]) -> TokenId {
+    let mixed = tokens
+        .iter()
+        .fold(0x9e37_79b9_u32, |state, token| (state ^ token).wrapping_mul(0x0100_0193).rotate_left(7));
+    mixed % VOCABULARY as u32
+}
+
+/// The `count` tokens that follow `prompt`.
+pub(super) fn continuation(prompt: &[TokenId], count: usize) -> Vec<TokenId> {
+    let mut tokens = prompt.to_vec();
+    for _ in 0..count {
+        tokens.push(next_token(&tokens));
+    }
+    tokens.split_off(prompt.len())
+}
+
+impl Backend for Fake {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<&mut [f32], BackendError> {
+        if let Some(gate) = &self.gate {
+            // A closed gate is an open one.
+            gate.recv().unwrap_or_default();
+        }
+        let mut record = self.record.lock().unwrap();
+        match batch.inputs {
+            [only] if only.tokens.len() > 1 || !batch.logits => {
+                record.chunks.push((only.past, only.tokens.len()));
+            }
+            inputs => record.decoded_rows.push(inputs.len()),
+        }
+        self.logits.clear();
+        for (offset, input) in batch.inputs.iter().enumerate() {
+            let row = &mut self.rows[batch.first_row + offset];
+            row.truncate(input.past);
+            assert_eq!(row.len(), input.past, "row {} misses tokens", batch.first_row + offset);
+            row.extend_from_slice(input.tokens);
+            assert!(row.len() <= self.geometry.context_tokens, "a row is longer than the context");
+            if self.poison.is_some_and(|poison| input.tokens.contains(&poison)) {
+                return Err(BackendError("poisoned".to_owned()));
+            }
+            let next = next_token(row) as usize;
+            let broken = self.not_a_number.is_some_and(|token| row.contains(&token));
+            self.logits.extend((0..VOCABULARY).map(|token| match token {
+                _ if broken => f32::NAN,
+                token if token == next => 10.0,
+                _ => 0.0,
+            }));
+        }
+        record.cached = self.rows.iter().map(Vec::len).collect();
+        Ok(if batch.logits { &mut self.logits } else { &mut [] })
+    }
+
+    fn move_row(&mut self, from: usize, to: usize, tokens: usize) {
+        let mut moved = std::mem::take(&mut self.rows[from]);
+        moved.truncate(tokens);
+        self.rows[to] = moved;
+    }
+
+    fn release_row(&mut self, row: usize) {
+        self.rows[row].clear();
+        self.record.lock().unwrap().cached = self.rows.iter().map(Vec::len).collect();
+    }
+}

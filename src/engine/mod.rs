@@ -1,0 +1,192 @@
+//! The engine: token ids in, token ids out. It knows no text, no HTTP and no Kubernetes.
+//!
+//! ```text
+//! Engine::submit ──mailbox──▶ worker thread ──▶ plan ─▶ forward ─▶ sample ─▶ emit ──stream──▶ TokenStream
+//! (any task)                  owns all state     scheduler  backend   sampler
+//! ```
+//!
+//! One plain thread per engine owns the sequences, the rows and the backend; no lock is on the token path. Dropping a
+//! [`TokenStream`] cancels its request: the worker sees the closed stream before the next step and frees the row.
+
+mod backend;
+#[cfg(test)]
+mod fake;
+pub mod ort;
+mod request;
+mod sampler;
+mod scheduler;
+mod sequence;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::sync::mpsc as std_mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+pub use backend::{Backend, BackendError, Batch, Geometry, Input};
+pub use request::{EngineError, Event, Finish, Finished, Request, Sampling, TokenId};
+
+use crate::metrics::ModelMetrics;
+use sequence::Sequence;
+use worker::{Message, Worker};
+
+/// Limits of one engine.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineLimits {
+    /// Tokens of a prompt that are fed in one run, at least 1.
+    pub chunk_tokens: usize,
+    /// Requests that may wait for a row.
+    pub queue: usize,
+}
+
+/// Handle to a running engine. Cheap to clone; the engine ends when the last handle and the last stream are gone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    mailbox: std_mpsc::Sender<Message>,
+    places: Arc<Semaphore>,
+    total_places: usize,
+    geometry: Geometry,
+    alive: watch::Receiver<bool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A place in the engine, taken before the work of preparing a request begins; given back on drop.
+pub struct Place(OwnedSemaphorePermit);
+
+/// The tokens of one request as they are picked. Dropping it cancels the request.
+pub struct TokenStream {
+    events: mpsc::Receiver<Result<Event, EngineError>>,
+}
+
+impl Engine {
+    /// Starts the worker thread, named after the model.
+    ///
+    /// # Errors
+    /// The operating system refused a thread.
+    pub fn start(
+        name: &str,
+        backend: Box<dyn Backend>,
+        limits: EngineLimits,
+        metrics: ModelMetrics,
+    ) -> std::io::Result<Self> {
+        let geometry = backend.geometry();
+        let total_places = geometry.rows + limits.queue;
+        let (mailbox, messages) = std_mpsc::channel();
+        let (alive_sender, alive) = watch::channel(true);
+        let worker = Worker::new(backend, limits.chunk_tokens, messages, metrics);
+        let thread = std::thread::Builder::new().name(format!("engine-{name}")).spawn(move || {
+            // Dropped at the end of the thread, also when the worker panics: the engine is then seen as dead.
+            let _alive = AliveGuard(alive_sender);
+            worker.run();
+        })?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                mailbox,
+                places: Arc::new(Semaphore::new(total_places)),
+                total_places,
+                geometry,
+                alive,
+                thread: Mutex::new(Some(thread)),
+            }),
+        })
+    }
+
+    /// Vocabulary, context and rows of the model.
+    pub fn geometry(&self) -> Geometry {
+        self.inner.geometry
+    }
+
+    /// Turns false when the worker thread has ended, for whatever reason.
+    pub fn alive(&self) -> watch::Receiver<bool> {
+        self.inner.alive.clone()
+    }
+
+    /// Takes a place, in a row or in the queue.
+    ///
+    /// # Errors
+    /// [`EngineError::Overloaded`] when all places are taken, [`EngineError::Stopped`] when the engine has ended.
+    pub fn reserve(&self) -> Result<Place, EngineError> {
+        if !*self.inner.alive.borrow() {
+            return Err(EngineError::Stopped);
+        }
+        match Arc::clone(&self.inner.places).try_acquire_owned() {
+            Ok(permit) => Ok(Place(permit)),
+            Err(_full) => Err(EngineError::Overloaded { running: self.inner.total_places }),
+        }
+    }
+
+    /// Hands a request to the worker.
+    ///
+    /// # Errors
+    /// The request does not fit the context or names tokens that do not exist; or the engine has ended.
+    ///
+    /// # Panics
+    /// When the prompt is empty or no token is asked for: callers check outside input.
+    pub fn submit(&self, place: Place, request: Request) -> Result<TokenStream, EngineError> {
+        assert!(
+            !request.prompt.is_empty() && request.max_tokens > 0,
+            "a request has a prompt and asks for tokens"
+        );
+        self.check(&request)?;
+        let (sender, events) = mpsc::channel(request.max_tokens + 1);
+        let sequence = Sequence::new(request, sender, place.0);
+        self.inner.mailbox.send(Message::Run(Box::new(sequence))).map_err(|_gone| EngineError::Stopped)?;
+        Ok(TokenStream { events })
+    }
+
+    fn check(&self, request: &Request) -> Result<(), EngineError> {
+        let Geometry { vocabulary_size, context_tokens, rows: _, chunks: _ } = self.inner.geometry;
+        if request.prompt.len() + request.max_tokens > context_tokens {
+            return Err(EngineError::ContextExceeded {
+                prompt_tokens: request.prompt.len(),
+                max_tokens: request.max_tokens,
+                context_tokens,
+            });
+        }
+        match request.prompt.iter().find(|token| **token as usize >= vocabulary_size) {
+            Some(&token) => Err(EngineError::UnknownToken { token, vocabulary_size }),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the engine: everything in it fails with [`EngineError::ShuttingDown`]; waits for the thread.
+    ///
+    /// Blocking: call it off the async threads.
+    pub fn stop(&self) {
+        // A worker that is gone already needs no message.
+        drop(self.inner.mailbox.send(Message::Stop));
+        let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the engine thread had panicked");
+        }
+    }
+}
+
+impl TokenStream {
+    /// The next event, or `None` after the end.
+    pub async fn next(&mut self) -> Option<Result<Event, EngineError>> {
+        self.events.recv().await
+    }
+
+    /// Tokens that are there already, without waiting.
+    pub fn try_next(&mut self) -> Option<Result<Event, EngineError>> {
+        self.events.try_recv().ok()
+    }
+}
+
+struct AliveGuard(watch::Sender<bool>);
+
+impl Drop for AliveGuard {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
+}

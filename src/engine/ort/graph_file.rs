@@ -1,0 +1,220 @@
+//! Reads from an ONNX file what ONNX Runtime's session does not tell: which operators the graph is made of.
+//!
+//! A reader for the few fields of the protobuf encoding that matter (`ModelProto.graph`, `GraphProto.node`,
+//! `NodeProto.{op_type,input}`); weights are skipped by seeking, so a file of gigabytes costs milliseconds.
+//!
+//! From: the protocol buffers encoding (wire types) and `onnx.proto` (field numbers).
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Read, Seek};
+use std::path::Path;
+
+use super::OrtError;
+
+const MODEL_GRAPH: u64 = 7;
+const GRAPH_NODE: u64 = 1;
+const NODE_OP_TYPE: u64 = 4;
+
+/// A node is some names and attributes; constants inside are small. A larger one is not a graph we know.
+const MAX_NODE_BYTES: u64 = 64 << 20;
+
+/// How often each operator stands in the main graph (subgraphs of `If` and `Loop` are not looked into).
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Operators {
+    counts: BTreeMap<String, usize>,
+}
+
+impl Operators {
+    pub(super) fn count(&self, operator: &str) -> usize {
+        self.counts.get(operator).copied().unwrap_or(0)
+    }
+}
+
+/// Counts the operators of the graph in `path`.
+///
+/// # Errors
+/// The file cannot be read or is not the encoding of a model.
+pub(super) fn scan(path: &Path) -> Result<Operators, OrtError> {
+    let invalid = |message: String| OrtError::InvalidGraph { path: path.to_owned(), message };
+    let file = File::open(path).map_err(|error| invalid(error.to_string()))?;
+    let length = file.metadata().map_err(|error| invalid(error.to_string()))?.len();
+    // `.ort` files are flatbuffers with operators resolved at build time; they hold no protobuf to scan.
+    if path.extension().is_some_and(|extension| extension == "ort") {
+        return Ok(Operators::default());
+    }
+    let mut reader = Reader { input: BufReader::new(file), position: 0 };
+    scan_model(&mut reader, length).map_err(|error| invalid(error.to_string()))
+}
+
+fn scan_model<R: Read + Seek>(reader: &mut Reader<R>, length: u64) -> std::io::Result<Operators> {
+    let mut operators = Operators::default();
+    let mut graphs = 0;
+    while reader.position < length {
+        let field = reader.field(length)?;
+        if field.number == MODEL_GRAPH && field.is_bytes {
+            graphs += 1;
+            scan_graph(reader, field.end, &mut operators)?;
+        }
+        reader.skip_to(field.end)?;
+    }
+    if graphs == 1 && !operators.counts.is_empty() {
+        Ok(operators)
+    } else {
+        Err(invalid_data("no graph with nodes in it"))
+    }
+}
+
+fn scan_graph<R: Read + Seek>(
+    reader: &mut Reader<R>,
+    end: u64,
+    operators: &mut Operators,
+) -> std::io::Result<()> {
+    while reader.position < end {
+        let field = reader.field(end)?;
+        if field.number == GRAPH_NODE && field.is_bytes {
+            let operator = node_operator(reader, field.end)?;
+            *operators.counts.entry(operator).or_default() += 1;
+        }
+        reader.skip_to(field.end)?;
+    }
+    Ok(())
+}
+
+fn node_operator<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> std::io::Result<String> {
+    if end - reader.position > MAX_NODE_BYTES {
+        return Err(invalid_data("a node of more than 64 MiB"));
+    }
+    while reader.position < end {
+        let field = reader.field(end)?;
+        if field.number == NODE_OP_TYPE && field.is_bytes {
+            return reader.string(field.end);
+        }
+        reader.skip_to(field.end)?;
+    }
+    Err(invalid_data("a node without an operator"))
+}
+
+/// One field of a message: its number, and where its value ends.
+struct Field {
+    number: u64,
+    is_bytes: bool,
+    end: u64,
+}
+
+struct Reader<R> {
+    input: BufReader<R>,
+    position: u64,
+}
+
+impl<R: Read + Seek> Reader<R> {
+    /// Reads a field's key, and the length of a length-delimited one; `limit` is the end of the enclosing message.
+    fn field(&mut self, limit: u64) -> std::io::Result<Field> {
+        let key = self.varint()?;
+        let wire_type = key & 7;
+        let end = match wire_type {
+            0 => {
+                self.varint()?;
+                Some(self.position)
+            }
+            1 => self.position.checked_add(8),
+            2 => {
+                let length = self.varint()?;
+                self.position.checked_add(length)
+            }
+            5 => self.position.checked_add(4),
+            _ => None,
+        };
+        match end {
+            Some(end) if end <= limit && key >> 3 != 0 => {
+                Ok(Field { number: key >> 3, is_bytes: wire_type == 2, end })
+            }
+            _ => Err(invalid_data("not the encoding of a model, or cut short")),
+        }
+    }
+
+    fn varint(&mut self) -> std::io::Result<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let mut byte = [0u8];
+            self.input.read_exact(&mut byte)?;
+            self.position += 1;
+            value |= u64::from(byte[0] & 0x7f) << shift;
+            if byte[0] & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err(invalid_data("a number of more than ten bytes"))
+    }
+
+    fn string(&mut self, end: u64) -> std::io::Result<String> {
+        let mut bytes = vec![0; usize::try_from(end - self.position).map_err(std::io::Error::other)?];
+        self.input.read_exact(&mut bytes)?;
+        self.position = end;
+        String::from_utf8(bytes).map_err(|_not_utf8| invalid_data("an operator name that is not UTF-8"))
+    }
+
+    fn skip_to(&mut self, end: u64) -> std::io::Result<()> {
+        let distance = i64::try_from(end - self.position).map_err(std::io::Error::other)?;
+        if distance > 0 {
+            self.input.seek_relative(distance)?;
+            self.position = end;
+        }
+        Ok(())
+    }
+}
+
+fn invalid_data(message: &str) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// A length-delimited field.
+    fn bytes(number: u8, value: &[u8]) -> Vec<u8> {
+        let mut encoded = vec![number << 3 | 2, u8::try_from(value.len()).unwrap()];
+        encoded.extend_from_slice(value);
+        encoded
+    }
+
+    fn model(operators: &[&str]) -> Vec<u8> {
+        let nodes: Vec<u8> = operators
+            .iter()
+            .flat_map(|operator| bytes(1, &[bytes(1, b"input"), bytes(4, operator.as_bytes())].concat()))
+            .collect();
+        let weights = bytes(5, &[0xff; 40]);
+        [vec![0x08, 9], bytes(7, &[weights, nodes].concat())].concat()
+    }
+
+    fn scan_bytes(content: &[u8]) -> Result<Operators, OrtError> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(content).unwrap();
+        scan(file.path())
+    }
+
+    #[test]
+    fn operators_are_counted_and_weights_are_skipped() {
+        let operators = scan_bytes(&model(&["MatMul", "GroupQueryAttention", "MatMul"])).unwrap();
+        assert_eq!(operators.count("MatMul"), 2);
+        assert_eq!(operators.count("GroupQueryAttention"), 1);
+        assert_eq!(operators.count("If"), 0);
+    }
+
+    #[test]
+    fn every_truncation_is_an_error_and_no_panic() {
+        let whole = model(&["MatMul", "Add"]);
+        for length in 0..whole.len() {
+            assert!(scan_bytes(&whole[..length]).is_err(), "{length} of {} bytes", whole.len());
+        }
+    }
+
+    #[test]
+    fn text_is_not_a_model() {
+        let message = scan_bytes(b"<!DOCTYPE html><html></html>").unwrap_err().to_string();
+        assert!(message.contains("is not a usable ONNX file"), "{message}");
+    }
+}

@@ -1,0 +1,223 @@
+//! Graphs whose attention writes its cache in place (`GroupQueryAttention`): no copy of the cache per token.
+//!
+//! Rows lie next to each other in the slabs; `past` and `present` of a run are one view of the rows in the batch. The
+//! operator finds each row's length in the attention mask, writes the new token there and reads nothing beyond.
+//! ONNX Runtime's CPU kernel takes several tokens a row only for one row at a time: a chunk, or a decode step.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::CString;
+
+use ort::AsPointer;
+use ort::memory::MemoryInfo;
+use ort::session::Session;
+use ort::value::{Shape, TensorRefMut};
+
+use super::contract::{Graph, IntegerKind, Layout};
+use super::run::{Call, Integers, c_name, failed, id};
+use super::slab::Slabs;
+use super::{OrtError, Rows};
+use crate::engine::backend::{Backend, BackendError, Batch, Geometry};
+
+/// Tensors over the slabs for consecutive rows: key and value of each layer in turn.
+type Views = Vec<TensorRefMut<'static, f32>>;
+
+pub(super) struct InPlace {
+    /// Views by first row and number of rows; made once, so that a step allocates nothing for the cache.
+    views: HashMap<(usize, usize), Views>,
+    session: Session,
+    slabs: Slabs,
+    layout: Layout,
+    geometry: Geometry,
+    names: Names,
+    input_ids: Integers,
+    attention_mask: Integers,
+    position_ids: Option<Integers>,
+    logits_index: Option<Integers>,
+    /// `[rows, tokens or 1, vocabulary_size]`, grown to the largest run.
+    logits: Vec<f32>,
+}
+
+struct Names {
+    input_ids: CString,
+    attention_mask: CString,
+    position_ids: CString,
+    logits_index: CString,
+    logits: CString,
+    past: Vec<CString>,
+    present: Vec<CString>,
+}
+
+impl InPlace {
+    pub(super) fn new(session: Session, graph: &Graph, layout: Layout, rows: Rows) -> Result<Self, OrtError> {
+        let Graph {
+            input_ids,
+            attention_mask,
+            position_ids,
+            use_cache_branch,
+            logits_index,
+            vocabulary_size,
+        } = *graph;
+        if use_cache_branch {
+            return Err(OrtError::Unsupported(
+                "it has grouped attention and the input `use_cache_branch`".to_owned(),
+            ));
+        }
+        Ok(Self {
+            views: HashMap::new(),
+            session,
+            slabs: Slabs::new(layout, rows.rows, rows.context_tokens),
+            layout,
+            geometry: Geometry {
+                vocabulary_size,
+                context_tokens: rows.context_tokens,
+                rows: rows.rows,
+                chunks: true,
+            },
+            names: Names::new(layout.layers),
+            input_ids: Integers::new(input_ids),
+            attention_mask: Integers::new(attention_mask.unwrap_or(IntegerKind::Int64)),
+            position_ids: position_ids.map(Integers::new),
+            logits_index: logits_index.then(|| Integers::new(IntegerKind::Int64)),
+            logits: Vec::new(),
+        })
+    }
+}
+
+impl Backend for InPlace {
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn forward(&mut self, batch: &Batch<'_>) -> Result<&mut [f32], BackendError> {
+        let rows = batch.inputs.len();
+        let width = batch.inputs[0].tokens.len();
+        let longest = batch.inputs.iter().map(|input| input.past + width).max().unwrap_or(width);
+        debug_assert!(rows == 1 || batch.inputs.iter().all(|input| input.tokens.len() == 1));
+        debug_assert!(
+            batch.first_row + rows <= self.geometry.rows && longest <= self.geometry.context_tokens
+        );
+
+        let inputs = batch.inputs;
+        self.input_ids.fill(rows, width, |row, column| id(inputs[row].tokens[column]));
+        self.attention_mask.fill(rows, longest, |row, column| i64::from(column < inputs[row].past + width));
+        let input_ids = self.input_ids.tensor([rows, width])?;
+        let attention_mask = self.attention_mask.tensor([rows, longest])?;
+        let mut call = Call::default();
+        call.input(&self.names.input_ids, input_ids.as_ptr());
+        call.input(&self.names.attention_mask, attention_mask.as_ptr());
+
+        let position_ids = match &mut self.position_ids {
+            Some(positions) => {
+                positions.fill(rows, width, |row, column| (inputs[row].past + column) as i64);
+                Some(positions.tensor([rows, width])?)
+            }
+            None => None,
+        };
+        if let Some(positions) = &position_ids {
+            call.input(&self.names.position_ids, positions.as_ptr());
+        }
+        let selects = self.logits_index.is_some();
+        let logits_index = match &mut self.logits_index {
+            Some(index) => {
+                index.fill(rows, 1, |_row, _column| width as i64 - 1);
+                Some(index.tensor([rows])?)
+            }
+            None => None,
+        };
+        if let Some(index) = &logits_index {
+            call.input(&self.names.logits_index, index.as_ptr());
+        }
+
+        let positions = if selects { 1 } else { width };
+        let vocabulary_size = self.geometry.vocabulary_size;
+        let length = rows * positions * vocabulary_size;
+        if self.logits.len() < length {
+            self.logits.resize(length, 0.0);
+        }
+        let logits = TensorRefMut::from_array_view_mut((
+            [rows, positions, vocabulary_size],
+            &mut self.logits[..length],
+        ))
+        .map_err(failed)?;
+        call.output(&self.names.logits, logits.ptr());
+
+        let views = match self.views.entry((batch.first_row, rows)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(view_rows(
+                &mut self.slabs,
+                self.layout,
+                self.geometry.context_tokens,
+                (batch.first_row, rows),
+            )?),
+        };
+        for ((view, past), present) in views.iter().zip(&self.names.past).zip(&self.names.present) {
+            call.input(past, view.ptr());
+            call.output(present, view.ptr());
+        }
+        // SAFETY: all names and tensors above are alive until here; `past` and `present` share memory, as
+        // GroupQueryAttention allows; `&mut self` keeps everybody else out.
+        #[expect(unsafe_code, reason = "see `Call::run`")]
+        unsafe {
+            call.run(&self.session)?;
+        }
+        drop(logits);
+
+        if !batch.logits {
+            return Ok(&mut []);
+        }
+        // Of a chunk through a graph that gives the logits of each token, the last row is wanted.
+        let from = (positions - 1) * vocabulary_size;
+        Ok(&mut self.logits[from..from + rows * vocabulary_size])
+    }
+
+    fn move_row(&mut self, from: usize, to: usize, tokens: usize) {
+        self.slabs.copy_row(from, to, tokens);
+    }
+
+    fn release_row(&mut self, _row: usize) {}
+}
+
+impl Names {
+    fn new(layers: usize) -> Self {
+        let halves = |prefix: &str| {
+            (0..layers)
+                .flat_map(|layer| ["key", "value"].map(|half| c_name(&format!("{prefix}.{layer}.{half}"))))
+                .collect()
+        };
+        Self {
+            input_ids: c_name("input_ids"),
+            attention_mask: c_name("attention_mask"),
+            position_ids: c_name("position_ids"),
+            logits_index: c_name("logits_index"),
+            logits: c_name("logits"),
+            past: halves("past_key_values"),
+            present: halves("present"),
+        }
+    }
+}
+
+/// Tensors over `rows.1` rows from `rows.0` of every slab.
+fn view_rows(
+    slabs: &mut Slabs,
+    layout: Layout,
+    capacity: usize,
+    (first, rows): (usize, usize),
+) -> Result<Views, BackendError> {
+    let stride = slabs.row_stride();
+    let shape = [rows, layout.kv_heads, capacity, layout.head_size].map(|size| size as i64);
+    slabs
+        .halves()
+        .iter_mut()
+        .map(|half| {
+            let slice = &mut half[first * stride..(first + rows) * stride];
+            // SAFETY: the slab is never resized and lives as long as the views, which are dropped before it (field
+            // order of `InPlace`); the slice above checks the bounds.
+            #[expect(unsafe_code, reason = "a tensor over memory of ours that outlives any borrow")]
+            unsafe {
+                TensorRefMut::from_raw(MemoryInfo::default(), slice.as_mut_ptr().cast(), Shape::new(shape))
+            }
+            .map_err(failed)
+        })
+        .collect()
+}

@@ -1,0 +1,182 @@
+//! ONNX Runtime: the only folder that names the crate `ort`.
+//!
+//! ```text
+//! library::find ─▶ Runtime::start (once a process: one environment, one thread pool)
+//! graph file ─▶ graph_file::scan ─▶ contract::read ─▶ in_place   attention that writes its cache in place (GQA)
+//!                                                  ├▶ concat     attention that returns a longer cache each run
+//!                                                  └▶ recompute  no cache: every token anew
+//! ```
+
+mod concat;
+mod contract;
+mod graph_file;
+mod in_place;
+pub mod library;
+mod recompute;
+mod run;
+mod slab;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use ort::environment::{Environment, GlobalThreadPoolOptions};
+use ort::logging::LogLevel;
+use ort::session::Session;
+
+use super::backend::Backend;
+use contract::{Cache, Contract};
+
+/// Settings of the one thread pool that all models of the process share.
+#[derive(Debug, Clone)]
+pub struct RuntimeOptions {
+    /// Threads that compute, the calling one included.
+    pub threads: usize,
+    /// Whether idle threads of the pool spin for a moment before they sleep: faster between steps, burns CPU.
+    pub spinning: bool,
+}
+
+/// What the model folder says about the graph, as far as the graph does not say it itself.
+#[derive(Debug, Clone, Default)]
+pub struct GraphHints {
+    /// Size of an attention head, from the model's configuration.
+    pub head_size: Option<usize>,
+    /// Key and value heads, from the model's configuration.
+    pub kv_heads: Option<usize>,
+}
+
+/// Size of the memory to reserve for sequences.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows {
+    /// Sequences that can be live at once.
+    pub rows: usize,
+    /// Tokens that each can hold.
+    pub context_tokens: usize,
+}
+
+/// Why a model or the library could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OrtError {
+    /// The shared library was not found.
+    #[error("{0}")]
+    LibraryNotFound(String),
+    /// The shared library could not be used.
+    #[error("failed to load ONNX Runtime from {path}: {message}")]
+    Library {
+        /// The file that was tried.
+        path: PathBuf,
+        /// What the loader said.
+        message: String,
+    },
+    /// ONNX Runtime refused something.
+    #[error("failed to {attempt}: {message}")]
+    Runtime {
+        /// What was attempted.
+        attempt: String,
+        /// What ONNX Runtime said.
+        message: String,
+    },
+    /// The file is not an ONNX model.
+    #[error("{path} is not a usable ONNX file: {message}")]
+    InvalidGraph {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// The graph lacks, or asks for, something that cannot be served.
+    #[error("the graph cannot be served: {0}")]
+    Unsupported(String),
+}
+
+/// The loaded library with its environment and thread pool; one for the process, never dropped.
+#[derive(Clone)]
+pub struct Runtime {
+    environment: Environment,
+    library: Arc<PathBuf>,
+}
+
+/// ONNX Runtime allows one environment for each process and is not made to be unloaded.
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+
+impl Runtime {
+    /// Loads the library and makes the thread pool; later calls return the first runtime, whatever they ask for.
+    ///
+    /// # Errors
+    /// The library is missing, too old or broken; the message says what to do.
+    pub fn start(library: &library::Search, options: &RuntimeOptions) -> Result<Self, OrtError> {
+        if let Some(runtime) = RUNTIME.get() {
+            return Ok(runtime.clone());
+        }
+        let path = library::find(library)?;
+        let builder = ort::init_from(&path)
+            .map_err(|error| OrtError::Library { path: path.clone(), message: error.to_string() })?;
+        let environment = create_environment(builder, options)
+            .map_err(|error| OrtError::Library { path: path.clone(), message: error.to_string() })?;
+        let runtime = Self { environment, library: Arc::new(path) };
+        Ok(RUNTIME.get_or_init(|| runtime).clone())
+    }
+
+    /// The library file in use.
+    pub fn library(&self) -> &Path {
+        &self.library
+    }
+
+    /// What the library says it is.
+    pub fn build_info(&self) -> &'static str {
+        ort::info()
+    }
+
+    /// Loads a graph and reserves the memory of its rows.
+    ///
+    /// # Errors
+    /// The file is not a graph that can be served; the message names what is missing.
+    pub fn load(&self, graph: &Path, hints: &GraphHints, rows: Rows) -> Result<Box<dyn Backend>, OrtError> {
+        let operators = graph_file::scan(graph)?;
+        let session = self.session(graph)?;
+        let contract = Contract::read(&session, &operators, hints)?;
+        Ok(match contract.cache {
+            Cache::InPlace(layout) => {
+                Box::new(in_place::InPlace::new(session, &contract.graph, layout, rows)?)
+            }
+            Cache::Concat(layout) => Box::new(concat::Concat::new(session, contract.graph, layout, rows)),
+            Cache::None => Box::new(recompute::Recompute::new(session, contract.graph, rows)),
+        })
+    }
+
+    fn session(&self, graph: &Path) -> Result<Session, OrtError> {
+        let fail = |error: ort::Error| OrtError::Runtime {
+            attempt: format!("load {}", graph.display()),
+            message: error.to_string(),
+        };
+        let mut builder = Session::builder(&self.environment).map_err(fail)?;
+        builder.commit_from_file(graph).map_err(fail)
+    }
+}
+
+fn create_environment(
+    builder: ort::environment::EnvironmentBuilder,
+    options: &RuntimeOptions,
+) -> ort::Result<Environment> {
+    let pool = GlobalThreadPoolOptions::default()
+        .with_intra_threads(options.threads)?
+        .with_inter_threads(1)?
+        .with_spin_control(options.spinning)?;
+    let environment = builder
+        .with_name("inference-gateway")
+        .with_telemetry(false)
+        .with_global_thread_pool(pool)
+        .with_logger(Arc::new(log))
+        .build()?;
+    environment.set_log_level(LogLevel::Warning);
+    Ok(environment)
+}
+
+/// ONNX Runtime's own messages, under the target `ort`, so that `RUST_LOG` governs them.
+fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str) {
+    match level {
+        LogLevel::Verbose => tracing::trace!(target: "ort", category, location, "{message}"),
+        LogLevel::Info => tracing::debug!(target: "ort", category, location, "{message}"),
+        LogLevel::Warning => tracing::warn!(target: "ort", category, location, "{message}"),
+        LogLevel::Error | LogLevel::Fatal => tracing::error!(target: "ort", category, location, "{message}"),
+    }
+}

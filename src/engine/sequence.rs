@@ -1,0 +1,118 @@
+//! One generation: its tokens, how far it is, and the stream it answers on.
+
+use std::time::Instant;
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::request::{EngineError, Event, Finish, Finished, Request, TokenId};
+use super::sampler::Sampler;
+
+/// A request in the engine, waiting or running. Owned by the worker thread.
+pub(super) struct Sequence {
+    request: Request,
+    sampler: Sampler,
+    /// Prompt tokens that are in the cache.
+    prefilled: usize,
+    /// The last picked token: the input of the next decode step.
+    last: TokenId,
+    generated: usize,
+    stream: mpsc::Sender<Result<Event, EngineError>>,
+    /// The place in the engine; returned when the sequence is dropped, however it ends.
+    _place: OwnedSemaphorePermit,
+    submitted: Instant,
+    admitted: Option<Instant>,
+    first_token: Option<Instant>,
+}
+
+impl Sequence {
+    pub(super) fn new(
+        request: Request,
+        stream: mpsc::Sender<Result<Event, EngineError>>,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        let sampler = Sampler::new(&request.sampling, &request.prompt);
+        Self {
+            request,
+            sampler,
+            prefilled: 0,
+            last: 0,
+            generated: 0,
+            stream,
+            _place: place,
+            submitted: Instant::now(),
+            admitted: None,
+            first_token: None,
+        }
+    }
+
+    /// Whether nobody reads the stream any more.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.stream.is_closed()
+    }
+
+    pub(super) fn sampler(&mut self) -> &mut Sampler {
+        &mut self.sampler
+    }
+
+    pub(super) fn prompt(&self) -> &[TokenId] {
+        &self.request.prompt
+    }
+
+    pub(super) fn prefilled(&self) -> usize {
+        self.prefilled
+    }
+
+    pub(super) fn add_prefilled(&mut self, tokens: usize) {
+        self.prefilled += tokens;
+    }
+
+    /// Tokens in the cache of this sequence's row: the prompt, and every picked token but the last.
+    pub(super) fn cached(&self) -> usize {
+        self.prefilled + self.generated.saturating_sub(1)
+    }
+
+    /// The input of the next decode step, a slice of one token.
+    pub(super) fn next_input(&self) -> &[TokenId] {
+        std::slice::from_ref(&self.last)
+    }
+
+    pub(super) fn mark_admitted(&mut self) {
+        self.admitted = Some(Instant::now());
+    }
+
+    /// Takes the picked token: emits it, or ends the sequence. Returns the reason when this was the end.
+    pub(super) fn push(&mut self, token: TokenId) -> Option<Finish> {
+        self.first_token.get_or_insert_with(Instant::now);
+        if self.request.stop_tokens.contains(&token) {
+            return Some(Finish::StopToken);
+        }
+        self.last = token;
+        self.generated += 1;
+        self.emit(Ok(Event::Token(token)));
+        (self.generated == self.request.max_tokens).then_some(Finish::Length)
+    }
+
+    /// Tells the end and consumes the sequence, which returns its place.
+    pub(super) fn finish(self, reason: Finish) {
+        let now = Instant::now();
+        let admitted = self.admitted.unwrap_or(now);
+        let first_token = self.first_token.unwrap_or(now);
+        self.emit(Ok(Event::Finished(Finished {
+            reason,
+            queued: admitted - self.submitted,
+            prefill: first_token - admitted,
+            decode: now - first_token,
+        })));
+    }
+
+    /// Tells a failure and consumes the sequence.
+    pub(super) fn fail(self, error: EngineError) {
+        self.emit(Err(error));
+    }
+
+    /// The channel has room for every token and the end, so it is never full; a closed one is a cancelled request,
+    /// which the next step sees.
+    fn emit(&self, event: Result<Event, EngineError>) {
+        drop(self.stream.try_send(event));
+    }
+}

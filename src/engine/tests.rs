@@ -1,0 +1,279 @@
+//! The engine over the deterministic fake: scheduling, rows, streams, cancellation, failures.
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::fake::{Fake, VOCABULARY, continuation};
+use super::*;
+use crate::metrics::Metrics;
+
+const LIMITS: EngineLimits = EngineLimits { chunk_tokens: 4, queue: 64 };
+
+fn start(fake: Fake, limits: EngineLimits) -> Engine {
+    Engine::start("test", Box::new(fake), limits, Metrics::new().model("test")).unwrap()
+}
+
+fn request(prompt: &[TokenId], max_tokens: usize) -> Request {
+    Request { prompt: prompt.to_vec(), sampling: Sampling::greedy(), max_tokens, stop_tokens: Vec::new() }
+}
+
+fn submit(engine: &Engine, request: Request) -> TokenStream {
+    engine.submit(engine.reserve().unwrap(), request).unwrap()
+}
+
+/// Everything a stream says.
+async fn collect(mut stream: TokenStream) -> Result<(Vec<TokenId>, Finish), EngineError> {
+    let mut tokens = Vec::new();
+    loop {
+        match stream.next().await.expect("a stream ends with its end")? {
+            Event::Token(token) => tokens.push(token),
+            Event::Finished(finished) => return Ok((tokens, finished.reason)),
+        }
+    }
+}
+
+/// A number of permits for runs of a gated fake.
+fn open(gate: &mpsc::Sender<()>, runs: usize) {
+    for _ in 0..runs {
+        gate.send(()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_generation_continues_its_prompt_up_to_the_limit() {
+    let engine = start(Fake::new(2, 64), LIMITS);
+    let prompt = [1, 2, 3, 4, 5, 6, 7];
+    let (tokens, reason) = collect(submit(&engine, request(&prompt, 20))).await.unwrap();
+    assert_eq!(tokens, continuation(&prompt, 20));
+    assert_eq!(reason, Finish::Length);
+}
+
+#[tokio::test]
+async fn a_stop_token_ends_the_generation_and_is_not_part_of_it() {
+    let engine = start(Fake::new(2, 64), LIMITS);
+    let expected = continuation(&[9], 12);
+    let stop = expected[7];
+    let first = expected.iter().position(|token| *token == stop).unwrap();
+    let mut request = request(&[9], 12);
+    request.stop_tokens = vec![stop];
+    let (tokens, reason) = collect(submit(&engine, request)).await.unwrap();
+    assert_eq!(tokens, expected[..first]);
+    assert_eq!(reason, Finish::StopToken);
+}
+
+#[tokio::test]
+async fn prompts_are_fed_in_chunks_at_fixed_borders() {
+    let fake = Fake::new(1, 64);
+    let record = fake.record();
+    let engine = start(fake, LIMITS);
+    collect(submit(&engine, request(&[1; 10], 1))).await.unwrap();
+    assert_eq!(record.lock().unwrap().chunks, [(0, 4), (4, 4), (8, 2)]);
+}
+
+#[tokio::test]
+async fn a_backend_that_cannot_take_chunks_gets_whole_prompts() {
+    let fake = Fake::new(1, 64).without_chunks();
+    let record = fake.record();
+    let engine = start(fake, LIMITS);
+    collect(submit(&engine, request(&[1; 10], 1))).await.unwrap();
+    assert_eq!(record.lock().unwrap().chunks, [(0, 10)]);
+}
+
+#[tokio::test]
+async fn sequences_decode_together_while_a_prompt_is_fed() {
+    let (fake, gate) = Fake::new(4, 64).gated();
+    let record = fake.record();
+    let engine = start(fake, LIMITS);
+    let first = submit(&engine, request(&[1, 2], 30));
+    let second = submit(&engine, request(&[3, 4], 30));
+    let long = submit(&engine, request(&[5; 20], 2));
+    drop(gate);
+    for (stream, prompt, count) in
+        [(first, &[1, 2][..], 30), (second, &[3, 4][..], 30), (long, &[5; 20][..], 2)]
+    {
+        assert_eq!(collect(stream).await.unwrap().0, continuation(prompt, count));
+    }
+    assert!(record.lock().unwrap().decoded_rows.contains(&2), "two sequences never decoded in one run");
+    assert!(record.lock().unwrap().decoded_rows.contains(&3), "three sequences never decoded in one run");
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_a_place_is_given_back() {
+    let (fake, gate) = Fake::new(1, 64).gated();
+    let limits = EngineLimits { queue: 1, ..LIMITS };
+    let engine = start(fake, limits);
+    let running = submit(&engine, request(&[1], 3));
+    let waiting = submit(&engine, request(&[2], 3));
+    assert!(matches!(engine.reserve(), Err(EngineError::Overloaded { running: 2 })));
+    drop(gate);
+    collect(running).await.unwrap();
+    collect(waiting).await.unwrap();
+    wait_until(|| engine.reserve().is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_place_that_is_not_used_is_given_back() {
+    let engine = start(Fake::new(1, 64), EngineLimits { queue: 0, ..LIMITS });
+    drop(engine.reserve().unwrap());
+    assert!(engine.reserve().is_ok());
+}
+
+#[tokio::test]
+async fn a_dropped_stream_frees_its_row_within_one_step() {
+    let (fake, gate) = Fake::new(2, 64).gated();
+    let record = fake.record();
+    let engine = start(fake, LIMITS);
+    let mut leaving = submit(&engine, request(&[1, 2, 3], 40));
+    let staying = submit(&engine, request(&[4, 5, 6], 40));
+    open(&gate, 4);
+    leaving.next().await.unwrap().unwrap();
+    drop(leaving);
+    // The run that is under way may end; the next step sees the closed stream.
+    open(&gate, 2);
+    wait_until(|| record.lock().unwrap().cached[1] == 0).await;
+    drop(gate);
+    assert_eq!(collect(staying).await.unwrap().0, continuation(&[4, 5, 6], 40));
+}
+
+#[tokio::test]
+async fn a_dropped_stream_leaves_the_queue_and_the_middle_of_a_prompt() {
+    let (fake, gate) = Fake::new(1, 4096).gated();
+    let record = fake.record();
+    let engine = start(fake, EngineLimits { queue: 1, ..LIMITS });
+    let prompt = submit(&engine, request(&[7; 4000], 1));
+    let queued = submit(&engine, request(&[8], 1));
+    open(&gate, 2);
+    drop(queued);
+    drop(prompt);
+    drop(gate);
+    wait_until(|| engine.reserve().is_ok() && engine.inner.places.available_permits() == 2).await;
+    assert!(record.lock().unwrap().chunks.len() < 10, "a prompt that nobody waits for was fed on");
+}
+
+#[tokio::test]
+async fn a_failed_run_fails_its_batch_and_the_engine_goes_on() {
+    let engine = start(Fake::new(2, 64).failing_on(63), LIMITS);
+    let failed = collect(submit(&engine, request(&[63], 5))).await;
+    assert!(matches!(failed, Err(EngineError::Run(message)) if message == "poisoned"));
+    let (tokens, _) = collect(submit(&engine, request(&[1], 3))).await.unwrap();
+    assert_eq!(tokens, continuation(&[1], 3));
+}
+
+#[tokio::test]
+async fn logits_that_are_not_numbers_fail_their_sequence_alone() {
+    let (fake, gate) = Fake::new(2, 64).not_a_number_on(63).gated();
+    let engine = start(fake, LIMITS);
+    let good = submit(&engine, request(&[1], 10));
+    let bad = submit(&engine, request(&[63], 10));
+    drop(gate);
+    assert!(matches!(collect(bad).await, Err(EngineError::Run(_))));
+    assert_eq!(collect(good).await.unwrap().0, continuation(&[1], 10));
+}
+
+#[tokio::test]
+async fn requests_that_cannot_fit_are_refused_before_they_take_a_row() {
+    let engine = start(Fake::new(1, 16), LIMITS);
+    let too_long = engine.submit(engine.reserve().unwrap(), request(&[1; 10], 7));
+    assert!(matches!(too_long, Err(EngineError::ContextExceeded { prompt_tokens: 10, max_tokens: 7, .. })));
+    let unknown = engine.submit(engine.reserve().unwrap(), request(&[VOCABULARY as u32], 1));
+    assert!(matches!(unknown, Err(EngineError::UnknownToken { .. })));
+    let (tokens, _) = collect(submit(&engine, request(&[1; 10], 6))).await.unwrap();
+    assert_eq!(tokens.len(), 6);
+}
+
+#[tokio::test]
+async fn stopping_fails_what_is_left_and_later_requests() {
+    let (fake, gate) = Fake::new(1, 64).gated();
+    let engine = start(fake, LIMITS);
+    let running = submit(&engine, request(&[1], 40));
+    let waiting = submit(&engine, request(&[2], 40));
+    open(&gate, 3);
+    // In the mailbox before the gate opens, so that nothing can end by itself first.
+    engine.inner.mailbox.send(worker::Message::Stop).unwrap();
+    drop(gate);
+    engine.stop();
+    for stream in [running, waiting] {
+        assert!(matches!(collect(stream).await, Err(EngineError::ShuttingDown)));
+    }
+    assert!(matches!(engine.reserve(), Err(EngineError::Stopped)));
+    assert!(!*engine.alive().borrow());
+}
+
+#[tokio::test]
+async fn streams_outlive_the_last_handle() {
+    let engine = start(Fake::new(1, 64), LIMITS);
+    let stream = submit(&engine, request(&[5], 20));
+    let mut alive = engine.alive();
+    drop(engine);
+    assert_eq!(collect(stream).await.unwrap().0, continuation(&[5], 20));
+    alive.wait_for(|alive| !alive).await.unwrap();
+}
+
+/// Polls a condition that another thread will make true.
+async fn wait_until(condition: impl Fn() -> bool) {
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while !condition() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the condition became true");
+}
+
+/// A request of a random schedule.
+#[derive(Debug, Clone)]
+struct Arrival {
+    prompt: Vec<TokenId>,
+    max_tokens: usize,
+    /// Tokens after which the client goes away.
+    patience: Option<usize>,
+}
+
+fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
+    let arrival = (
+        prop::collection::vec(0..VOCABULARY as u32, 1..30),
+        1usize..20,
+        prop::option::weighted(0.3, 0usize..8),
+    );
+    prop::collection::vec(
+        arrival.prop_map(|(prompt, max_tokens, patience)| Arrival { prompt, max_tokens, patience }),
+        1..40,
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever comes and goes: everybody gets exactly their own continuation, and no row or place is lost.
+    #[test]
+    fn nobody_is_mixed_up_or_starved_and_no_row_leaks(arrivals in arrivals(), rows in 1usize..6, chunk in 1usize..9) {
+        let fake = Fake::new(rows, 64);
+        let record = fake.record();
+        let limits = EngineLimits { chunk_tokens: chunk, queue: 64 };
+        let engine = start(fake, limits);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let streams: Vec<_> = arrivals
+                .iter()
+                .map(|arrival| submit(&engine, request(&arrival.prompt, arrival.max_tokens)))
+                .collect();
+            for (arrival, mut stream) in arrivals.iter().zip(streams) {
+                let expected = continuation(&arrival.prompt, arrival.max_tokens);
+                match arrival.patience {
+                    None => assert_eq!(collect(stream).await.unwrap(), (expected, Finish::Length)),
+                    Some(patience) => {
+                        for token in expected.iter().take(patience) {
+                            let event = stream.next().await.unwrap().unwrap();
+                            assert!(matches!(event, Event::Token(found) if found == *token));
+                        }
+                    }
+                }
+            }
+            wait_until(|| engine.inner.places.available_permits() == engine.inner.total_places).await;
+        });
+        engine.stop();
+        prop_assert!(record.lock().unwrap().cached.iter().all(|tokens| *tokens == 0), "a row was not released");
+    }
+}

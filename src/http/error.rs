@@ -1,0 +1,131 @@
+//! The one table from errors to status, code and message; rendered as an answer or as an event of a stream.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::request_id::RequestId;
+use crate::engine::EngineError;
+use crate::generate::GenerateError;
+use crate::model::Unavailable;
+
+/// An error as a client sees it.
+#[derive(Debug, Clone)]
+pub(super) struct ApiError {
+    pub(super) status: StatusCode,
+    pub(super) code: &'static str,
+    pub(super) message: String,
+    /// The field of the request that is at fault, if one is.
+    pub(super) field: Option<String>,
+    /// Seconds after which trying again makes sense.
+    retry_after_seconds: Option<u32>,
+}
+
+/// `{"error": {"code", "message", "field", "request_id"}}`
+#[derive(Debug, Serialize)]
+pub(super) struct ErrorBody {
+    error: ErrorFields,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorFields {
+    code: &'static str,
+    message: String,
+    field: Option<String>,
+    request_id: String,
+}
+
+impl ApiError {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), field: None, retry_after_seconds: None }
+    }
+
+    /// A value that is not acceptable.
+    pub(super) fn invalid_value(field: &str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", message).at(field)
+    }
+
+    pub(super) fn at(mut self, field: &str) -> Self {
+        self.field = Some(field.to_owned());
+        self
+    }
+
+    fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_seconds = Some(seconds);
+        self
+    }
+
+    /// The body, naming the request.
+    pub(super) fn body(&self, request_id: &RequestId) -> ErrorBody {
+        ErrorBody {
+            error: ErrorFields {
+                code: self.code,
+                message: self.message.clone(),
+                field: self.field.clone(),
+                request_id: request_id.to_string(),
+            },
+        }
+    }
+
+    /// The whole answer.
+    pub(super) fn respond(self, request_id: &RequestId) -> Response {
+        let mut response = (self.status, Json(self.body(request_id))).into_response();
+        if let Some(seconds) = self.retry_after_seconds {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+impl From<Unavailable> for ApiError {
+    fn from(error: Unavailable) -> Self {
+        let message = error.to_string();
+        match error {
+            Unavailable::Unknown(_) => {
+                Self::new(StatusCode::NOT_FOUND, "model_not_found", message).at("model")
+            }
+            Unavailable::NotReady { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_not_ready", message).retry_after(5)
+            }
+        }
+    }
+}
+
+impl From<GenerateError> for ApiError {
+    fn from(error: GenerateError) -> Self {
+        match error {
+            GenerateError::Engine(error) => error.into(),
+            GenerateError::NoTokens => Self::invalid_value("text", "the prompt has no tokens"),
+            GenerateError::Text(_) | GenerateError::Interrupted => {
+                tracing::error!(error = &error as &dyn std::error::Error, "text processing failed");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "text_failed", error.to_string())
+            }
+        }
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        let message = error.to_string();
+        match error {
+            EngineError::Overloaded { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message).retry_after(1)
+            }
+            EngineError::ContextExceeded { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message).at("text")
+            }
+            EngineError::UnknownToken { .. } => Self::invalid_value("text", message),
+            // What the library said is for the log, where the engine has put it.
+            EngineError::Run(_) => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "inference_failed", "the model run failed")
+            }
+            EngineError::ShuttingDown => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message).retry_after(1)
+            }
+            EngineError::Stopped => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "engine_stopped", message).retry_after(5)
+            }
+        }
+    }
+}

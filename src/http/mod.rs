@@ -1,0 +1,98 @@
+//! HTTP: wire formats and nothing else. Knows no Kubernetes and no ONNX Runtime.
+
+mod connections;
+mod error;
+mod json;
+mod native;
+mod observe;
+mod ops;
+mod request_id;
+mod sse;
+
+use std::any::Any;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Extension, Request};
+use axum::http::StatusCode;
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::sync::watch;
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use connections::CountedListener;
+
+use crate::metrics::Metrics;
+use crate::model::Registry;
+use crate::shutdown::Phase;
+use error::ApiError;
+use request_id::RequestId;
+
+/// What handlers work with.
+pub struct Api {
+    /// The models.
+    pub registry: Arc<Registry>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// Where in its life the process is.
+    pub phase: watch::Receiver<Phase>,
+    /// Limits of requests.
+    pub limits: HttpLimits,
+}
+
+/// Limits of requests.
+#[derive(Debug, Clone, Copy)]
+pub struct HttpLimits {
+    /// Largest body.
+    pub body_bytes: usize,
+    /// Whether the API listener serves `/metrics`.
+    pub metrics_on_api: bool,
+}
+
+/// Everything a client needs.
+pub fn api_router(api: &Arc<Api>) -> Router {
+    let routes = Router::new().route("/api/v1/inference", post(native::inference));
+    let routes = if api.limits.metrics_on_api { routes.route("/metrics", get(ops::metrics)) } else { routes };
+    let routes = probes(routes)
+        .fallback(unknown_route)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(Arc::clone(api));
+    routes
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(Arc::clone(&api.metrics), observe::observe))
+}
+
+/// Probes and metrics alone, for a listener that load on the API cannot fail. Not logged and not counted.
+pub fn ops_router(api: &Arc<Api>) -> Router {
+    probes(Router::new().route("/metrics", get(ops::metrics))).with_state(Arc::clone(api))
+}
+
+fn probes(router: Router<Arc<Api>>) -> Router<Arc<Api>> {
+    router
+        .route("/healthz", get(ops::healthz))
+        .route("/livez", get(ops::livez))
+        .route("/readyz", get(ops::readyz))
+}
+
+async fn unknown_route(Extension(request_id): Extension<RequestId>) -> Response {
+    let message = "there is nothing at this path; the API is at POST /api/v1/inference";
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", message).respond(&request_id)
+}
+
+async fn wrong_method(Extension(request_id): Extension<RequestId>, request: Request) -> Response {
+    let message = format!("{} is not allowed here", request.method());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).respond(&request_id)
+}
+
+/// A panic costs the one request that caused it.
+#[expect(clippy::needless_pass_by_value, reason = "the shape that the layer takes")]
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let message = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
+    tracing::error!(panic = message, "a handler panicked");
+    StatusCode::INTERNAL_SERVER_ERROR.into_response()
+}

@@ -1,0 +1,31 @@
+//! The Inference Gateway: text generation with ONNX models as a Kubernetes-native HTTP service.
+//!
+//! A request flows down, its tokens flow up; a model flows from the left:
+//!
+//! ```text
+//!                 http        wire formats, probes, metrics
+//!                  │ ▲
+//!               generate      reserve → encode → submit → decode → stop
+//!                │   │ ▲
+//! config ─▶ model   text      which model, from where;  text ↔ tokens
+//!                │     ▲
+//!               engine        token ids in, token ids out: one thread, one batch
+//!                  │
+//!            ONNX Runtime
+//! ```
+//!
+//! Read in this order: [`generate`] (the request flow), [`engine`] (the step), [`model`] (the model flow), [`http`],
+//! [`app`] (how all is put together).
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod generate;
+pub mod http;
+pub mod metrics;
+pub mod model;
+pub mod openmetrics;
+pub mod shutdown;
+pub mod telemetry;
+pub mod text;

@@ -1,0 +1,14 @@
+//! The `inference-gateway` executable: run the command line, turn an error into an exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match inference_gateway::cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Logging may not be set up, or may be filtered away; this line must be seen.
+            eprintln!("inference-gateway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What the JSON files beside a graph say about the model: context, heads, end-of-text tokens.
+//!
+//! From: `config.json` and `generation_config.json` (Hugging Face), `genai_config.json` (ONNX Runtime GenAI),
+//! `tokenizer_config.json`.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::engine::TokenId;
+use crate::text::tokenizer::Tokenizer;
+
+/// A file beside the model that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to read {path}: {message}")]
+pub struct FileError {
+    path: PathBuf,
+    message: String,
+}
+
+/// The files' contents; `Null` where there is no file.
+pub(super) struct ModelFacts {
+    config: Value,
+    generation: Value,
+    genai: Value,
+    tokenizer: Value,
+}
+
+impl ModelFacts {
+    /// Reads each file from the first of the folders that has it.
+    ///
+    /// # Errors
+    /// A file is there but is not JSON.
+    pub(super) fn read(folders: &[&Path]) -> Result<Self, FileError> {
+        Ok(Self {
+            config: read_first(folders, "config.json")?,
+            generation: read_first(folders, "generation_config.json")?,
+            genai: read_first(folders, "genai_config.json")?,
+            tokenizer: read_first(folders, "tokenizer_config.json")?,
+        })
+    }
+
+    /// Tokens that the model was made for.
+    pub(super) fn context_tokens(&self) -> Option<usize> {
+        ["max_position_embeddings", "n_positions", "n_ctx"]
+            .iter()
+            .find_map(|key| size(&self.config[*key]))
+            .or_else(|| size(&self.genai["model"]["context_length"]))
+    }
+
+    /// Size of an attention head.
+    pub(super) fn head_size(&self) -> Option<usize> {
+        let heads = self.first_of(&["num_attention_heads", "n_head"]);
+        let hidden = self.first_of(&["hidden_size", "n_embd"]);
+        size(&self.genai["model"]["decoder"]["head_size"])
+            .or_else(|| size(&self.config["head_dim"]))
+            .or_else(|| Some(hidden? / heads?))
+    }
+
+    /// Key and value heads.
+    pub(super) fn kv_heads(&self) -> Option<usize> {
+        size(&self.genai["model"]["decoder"]["num_key_value_heads"])
+            .or_else(|| self.first_of(&["num_key_value_heads", "num_attention_heads", "n_head"]))
+    }
+
+    /// Tokens that end a text: all that any of the files names.
+    pub(super) fn end_tokens(&self, tokenizer: &Tokenizer) -> Vec<TokenId> {
+        let mut found = BTreeSet::new();
+        let lists = [
+            &self.generation["eos_token_id"],
+            &self.config["eos_token_id"],
+            &self.genai["model"]["eos_token_id"],
+        ];
+        for value in lists {
+            let ids = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+            found.extend(ids.iter().filter_map(Value::as_u64).filter_map(|id| TokenId::try_from(id).ok()));
+        }
+        let named = &self.tokenizer["eos_token"];
+        let named = named.as_str().or_else(|| named["content"].as_str());
+        found.extend(named.and_then(|text| tokenizer.token_to_id(text)));
+        found.into_iter().collect()
+    }
+
+    fn first_of(&self, keys: &[&str]) -> Option<usize> {
+        keys.iter().find_map(|key| size(&self.config[*key]))
+    }
+}
+
+fn size(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0)
+}
+
+fn read_first(folders: &[&Path], name: &str) -> Result<Value, FileError> {
+    let Some(path) = folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file()) else {
+        return Ok(Value::Null);
+    };
+    let fail = |message: String| FileError { path: path.clone(), message };
+    let text = std::fs::read(&path).map_err(|error| fail(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| fail(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(config: &str) -> ModelFacts {
+        ModelFacts {
+            config: serde_json::from_str(config).unwrap(),
+            generation: Value::Null,
+            genai: Value::Null,
+            tokenizer: Value::Null,
+        }
+    }
+
+    #[test]
+    fn gpt2_and_llama_configurations_are_understood() {
+        let gpt2 = facts(r#"{"n_positions": 1024, "n_head": 12, "n_embd": 768}"#);
+        assert_eq!(
+            (gpt2.context_tokens(), gpt2.kv_heads(), gpt2.head_size()),
+            (Some(1024), Some(12), Some(64))
+        );
+        let llama = facts(
+            r#"{"max_position_embeddings": 8192, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}"#,
+        );
+        assert_eq!(
+            (llama.context_tokens(), llama.kv_heads(), llama.head_size()),
+            (Some(8192), Some(3), Some(64))
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_not_json_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), b"{").unwrap();
+        let message = ModelFacts::read(&[folder.path()]).err().unwrap().to_string();
+        assert!(message.contains("config.json"), "{message}");
+    }
+}

@@ -1,0 +1,207 @@
+//! Why files could not be had, and whether trying again can help.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use reqwest::StatusCode;
+
+use crate::model::spec::SourceError;
+
+/// Why the files of a source could not be had.
+///
+/// The text says what was attempted with what; addresses in it have no query. What went wrong beneath is in
+/// [`std::error::Error::source`].
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The address holds a hub path that is not acceptable.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The hub token cannot be sent in a header.
+    #[error("the hub token (HF_TOKEN) contains characters that no HTTP header can carry")]
+    Token,
+    /// The HTTP client could not be set up, for example because the system has no root certificates.
+    #[error("failed to set up the HTTP client")]
+    Client(#[source] reqwest::Error),
+    /// The source exists, but what was looked for is not in it.
+    #[error("no {wanted} in {place}: looked for {looked_for}; found {found}")]
+    NotFound {
+        /// What the caller needs.
+        wanted: &'static str,
+        /// The source or folder.
+        place: String,
+        /// The names tried, in order.
+        looked_for: String,
+        /// What is there instead, or what the other side said.
+        found: String,
+    },
+    /// The server answered with a status that is neither success nor an expected one.
+    #[error("failed to fetch {url}: the server answered {status}{hint}")]
+    Status {
+        /// Address without its query.
+        url: String,
+        /// What the server answered.
+        status: StatusCode,
+        /// What to do about it; empty or begins with "; ".
+        hint: &'static str,
+        /// How long the server asks us to stay away.
+        retry_after: Option<Duration>,
+    },
+    /// No connection, or a broken one: name resolution, connect, TLS, protocol.
+    #[error("failed to fetch {url}: the connection failed after {received_bytes} bytes")]
+    Connection {
+        /// Address without its query.
+        url: String,
+        /// Bytes of the answer's body that had arrived.
+        received_bytes: u64,
+        /// The client's error, its address removed.
+        source: reqwest::Error,
+    },
+    /// The server is silent, or sends a few bytes to keep us waiting.
+    #[error("failed to fetch {url}: less than {minimum_bytes} bytes arrived in {window:?}")]
+    Stalled {
+        /// Address without its query.
+        url: String,
+        /// How long we waited.
+        window: Duration,
+        /// What had to arrive in that time.
+        minimum_bytes: u64,
+    },
+    /// The body ended early.
+    #[error("failed to fetch {url}: got {received_bytes} of {expected_bytes} bytes")]
+    Truncated {
+        /// Address without its query.
+        url: String,
+        /// Bytes of the file that are on disk.
+        received_bytes: u64,
+        /// Bytes the file has.
+        expected_bytes: u64,
+    },
+    /// The file is larger than the configured limit.
+    #[error("failed to fetch {url}: the file is larger than the limit of {limit_bytes} bytes")]
+    TooLarge {
+        /// Address without its query.
+        url: String,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// The bytes are not those that the hub announced; one download from zero was already tried again.
+    #[error("failed to verify {url}: its sha256 is {found}, the hub announced {expected}")]
+    Digest {
+        /// Address without its query.
+        url: String,
+        /// 64 hexadecimal digits.
+        expected: String,
+        /// 64 hexadecimal digits.
+        found: String,
+    },
+    /// A redirect that must not be followed.
+    #[error("failed to fetch {url}: {reason}")]
+    Redirect {
+        /// Address that redirected, without its query.
+        url: String,
+        /// Why it is not followed.
+        reason: &'static str,
+    },
+    /// The answer makes no sense.
+    #[error("failed to fetch {url}: {reason}")]
+    Response {
+        /// Address without its query.
+        url: String,
+        /// What is wrong with the answer.
+        reason: &'static str,
+    },
+    /// The disk: full, read-only, not permitted, broken.
+    #[error("failed to {action} {path}")]
+    Storage {
+        /// What was attempted.
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+impl FetchError {
+    /// Whether the same attempt will fail again until somebody changes something.
+    ///
+    /// Trouble with storage counts as passing: space is freed and volumes come back without our help.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Source(_)
+            | Self::Token
+            | Self::NotFound { .. }
+            | Self::TooLarge { .. }
+            | Self::Digest { .. }
+            | Self::Redirect { .. } => true,
+            Self::Status { status, .. } => !is_passing(*status),
+            Self::Client(_)
+            | Self::Connection { .. }
+            | Self::Stalled { .. }
+            | Self::Truncated { .. }
+            | Self::Response { .. }
+            | Self::Storage { .. } => false,
+        }
+    }
+
+    /// How long the server asked to be left alone (`Retry-After`, at most an hour).
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Source(_)
+            | Self::Token
+            | Self::Client(_)
+            | Self::NotFound { .. }
+            | Self::Connection { .. }
+            | Self::Stalled { .. }
+            | Self::Truncated { .. }
+            | Self::TooLarge { .. }
+            | Self::Digest { .. }
+            | Self::Redirect { .. }
+            | Self::Response { .. }
+            | Self::Storage { .. } => None,
+        }
+    }
+
+    /// The reason as status and metrics spell it.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Source(_) | Self::NotFound { .. } => "SourceNotFound",
+            Self::Token => "SourceForbidden",
+            Self::Status { status, .. } => match *status {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "SourceForbidden",
+                status if is_passing(status) => "SourceUnreachable",
+                _ => "SourceNotFound",
+            },
+            Self::Client(_)
+            | Self::Connection { .. }
+            | Self::Stalled { .. }
+            | Self::Redirect { .. }
+            | Self::Response { .. } => "SourceUnreachable",
+            Self::Truncated { .. } => "TruncatedDownload",
+            Self::TooLarge { .. } => "ArtifactTooLarge",
+            Self::Digest { .. } => "DigestMismatch",
+            Self::Storage { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "DiskFull",
+                io::ErrorKind::NotFound => "SourceNotFound",
+                _ => "CacheUnusable",
+            },
+        }
+    }
+}
+
+/// Statuses that go away by waiting.
+fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+        )
+}
+
+/// For `map_err`: names the step and the file of a failed file operation.
+pub(super) fn storage(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FetchError + use<> {
+    let path = path.to_owned();
+    move |source| FetchError::Storage { action, path, source }
+}

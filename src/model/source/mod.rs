@@ -1,0 +1,194 @@
+//! From a [`Source`] to files on this machine.
+//!
+//! ```text
+//!                    ┌─ Path ─▶ file.rs ────────────────────────────┐
+//! Source ─▶ Fetcher ─┼─ Url ──▶ web.rs ─┐                           ├─▶ ModelFiles, TokenizerFiles
+//!                    └─ Hub ──▶ hub.rs ─┴▶ download.rs ▶ partial.rs ┘
+//!                                            └▶ http.rs
+//! ```
+//!
+//! What holds here: a file under its final name is complete; one writer per file, across tasks and processes; a
+//! download that was interrupted goes on where it stopped; secrets appear in no message. The caller repeats a fetch
+//! that failed in passing ([`FetchError::is_permanent`]), with its own waiting times. Nothing in here looks into a
+//! model file or reads the environment.
+
+mod download;
+mod error;
+mod file;
+mod http;
+mod hub;
+mod hub_cache;
+mod partial;
+mod progress;
+mod web;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use self::error::FetchError;
+use self::http::Http;
+pub use self::http::HubToken;
+pub use self::progress::{Progress, ProgressReading};
+use crate::model::spec::{HttpUrl, HubSource, Source};
+
+/// Where a graph is looked for in a folder or a repository, in this order.
+pub const GRAPH_CANDIDATES: [&str; 6] = [
+    "model.onnx",
+    "decoder_model_merged.onnx",
+    "decoder_model.onnx",
+    "onnx/model.onnx",
+    "onnx/decoder_model_merged.onnx",
+    "onnx/decoder_model.onnx",
+];
+
+/// The tokenizer itself.
+const TOKENIZER_FILE: &str = "tokenizer.json";
+
+/// Files that may lie beside `tokenizer.json` and are fetched with it; a model without one of them is whole.
+pub const TOKENIZER_COMPANIONS: [&str; 6] = [
+    "tokenizer_config.json",
+    "config.json",
+    "generation_config.json",
+    "genai_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+];
+
+/// What exporters append to the name of a graph for the file that holds its weights.
+const WEIGHT_SUFFIXES: [&str; 2] = ["_data", ".data"];
+
+/// How remote sources are reached and where their files are kept.
+#[derive(Debug, Clone)]
+pub struct FetchSettings {
+    /// Address of the hub (`HF_ENDPOINT`).
+    pub hub_endpoint: HttpUrl,
+    /// Token of the hub (`HF_TOKEN`), sent to the origin of `hub_endpoint` only.
+    pub hub_token: Option<HubToken>,
+    /// The hub's own cache (`$HF_HOME/hub`), in the layout that its Python library uses.
+    pub hub_cache: PathBuf,
+    /// Where files of `http(s)` sources are kept.
+    pub download_cache: PathBuf,
+    /// Longest time for name resolution, connect and TLS together.
+    pub connect_timeout: Duration,
+    /// Longest time without an answer, or without a reasonable number of bytes of a body.
+    pub stall_timeout: Duration,
+    /// Largest file that is accepted, in bytes.
+    pub maximum_file_bytes: u64,
+}
+
+/// The files of a model, ready to be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFiles {
+    /// The ONNX graph. In the hub's cache this is a symbolic link into `blobs`, and so are the weights beside it.
+    pub graph: PathBuf,
+    /// The folder of the graph; weights kept outside of the graph lie here.
+    pub folder: PathBuf,
+}
+
+/// The files of a tokenizer, ready to be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenizerFiles {
+    /// The `tokenizer.json`.
+    pub tokenizer: PathBuf,
+    /// Its folder; those of [`TOKENIZER_COMPANIONS`] that exist lie here.
+    pub folder: PathBuf,
+}
+
+/// Gets the files of sources. Cheap to clone; all clones share connections.
+#[derive(Clone)]
+pub struct Fetcher {
+    settings: Arc<FetchSettings>,
+    http: Http,
+}
+
+impl Fetcher {
+    /// A fetcher with these settings. Touches neither disk nor network.
+    pub fn new(settings: FetchSettings) -> Self {
+        let settings = Arc::new(settings);
+        Self { http: Http::new(Arc::clone(&settings)), settings }
+    }
+
+    /// The files of the model behind `source`; downloads what is not there yet.
+    ///
+    /// A path or repository without a file name is searched for [`GRAPH_CANDIDATES`]. Dropping the future stops the
+    /// download; the next call goes on from there.
+    ///
+    /// # Errors
+    /// See [`FetchError`]; nothing incomplete is left under a final name.
+    pub async fn model_files(&self, source: &Source, progress: &Progress) -> Result<ModelFiles, FetchError> {
+        let graph = match self.resolve(source)? {
+            Resolved::Path(path) => file::graph(path).await?,
+            Resolved::Url(url) => self.web(progress).graph(url).await?,
+            Resolved::Hub(hub) => self.hub(&hub, progress).graph(hub.path()).await?,
+        };
+        let folder = folder_of(&graph);
+        Ok(ModelFiles { graph, folder })
+    }
+
+    /// The `tokenizer.json` behind `source` and what lies beside it; downloads what is not there yet.
+    ///
+    /// `source` may also be that of a model: the folder of its graph is searched, then (for `onnx/model.onnx`) the
+    /// one above.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn tokenizer_files(
+        &self,
+        source: &Source,
+        progress: &Progress,
+    ) -> Result<TokenizerFiles, FetchError> {
+        let tokenizer = match self.resolve(source)? {
+            Resolved::Path(path) => file::tokenizer(path).await?,
+            Resolved::Url(url) => self.web(progress).tokenizer(url).await?,
+            Resolved::Hub(hub) => self.hub(&hub, progress).tokenizer(hub.path()).await?,
+        };
+        let folder = folder_of(&tokenizer);
+        Ok(TokenizerFiles { tokenizer, folder })
+    }
+
+    /// Sees through addresses of files on the configured hub.
+    fn resolve<'a>(&self, source: &'a Source) -> Result<Resolved<'a>, FetchError> {
+        Ok(match source {
+            Source::Path(path) => Resolved::Path(path),
+            Source::Hub(hub) => Resolved::Hub(hub.clone()),
+            Source::Url(url) => match HubSource::from_url(url, &self.settings.hub_endpoint)? {
+                Some(hub) => Resolved::Hub(hub),
+                None => Resolved::Url(url),
+            },
+        })
+    }
+
+    fn web<'a>(&'a self, progress: &'a Progress) -> web::Web<'a> {
+        web::Web { http: &self.http, cache: &self.settings.download_cache, progress }
+    }
+
+    fn hub<'a>(&'a self, source: &'a HubSource, progress: &'a Progress) -> hub::Snapshot<'a> {
+        hub::Snapshot::new(&self.http, &self.settings, source, progress)
+    }
+}
+
+/// A source as this fetcher reaches it.
+enum Resolved<'a> {
+    Path(&'a Path),
+    Url(&'a HttpUrl),
+    Hub(HubSource),
+}
+
+/// Where a `tokenizer.json` may lie for a graph in `folder`: there, and above it if the folder is called `onnx`, as
+/// exporters do. Names are separated by `/`; the root is empty.
+fn tokenizer_folders(folder: &str) -> Vec<&str> {
+    let above = if folder == "onnx" { Some("") } else { folder.strip_suffix("/onnx") };
+    std::iter::once(folder).chain(above).collect()
+}
+
+fn has_extension(path: &str, wanted: &str) -> bool {
+    Path::new(path).extension().is_some_and(|extension| extension == wanted)
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    path.parent().map(PathBuf::from).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,44 @@
+//! How far the download of the moment has come.
+//!
+//! Written by the download, read by whoever reports readiness; neither waits for the other.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Counters of a running fetch; cheap to clone, all clones are the same counters.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<Mutex<ProgressReading>>);
+
+/// One reading of [`Progress`]: the three values belong together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProgressReading {
+    /// Name of the file that is being downloaded; `None` before the first, between two files and at the end.
+    pub file: Option<String>,
+    /// Bytes of that file that are on this machine, those of an earlier attempt included.
+    pub done_bytes: u64,
+    /// Size of that file in bytes, once the server has told it.
+    pub total_bytes: Option<u64>,
+}
+
+impl Progress {
+    /// The values of this moment.
+    pub fn read(&self) -> ProgressReading {
+        self.lock().clone()
+    }
+
+    pub(super) fn start(&self, file: &str, done_bytes: u64, total_bytes: Option<u64>) {
+        *self.lock() = ProgressReading { file: Some(file.to_owned()), done_bytes, total_bytes };
+    }
+
+    pub(super) fn add(&self, bytes: u64) {
+        self.lock().done_bytes += bytes;
+    }
+
+    pub(super) fn finish(&self) {
+        *self.lock() = ProgressReading::default();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ProgressReading> {
+        // Plain numbers are whole whatever happened to another holder.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

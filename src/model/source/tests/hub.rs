@@ -1,0 +1,197 @@
+//! The hub while it can be reached: layout of the cache, checks, what is asked for.
+
+use super::server::{Page, Server, Trick};
+use super::{FetchError, Place, TOKEN, bytes, read};
+
+const COMMIT: &str = "607a30d783dfa663caf39e06633721c8d4cfcd7e";
+const LENGTH: usize = 200_000;
+
+async fn hub_with_model() -> (Server, Server, Place, Vec<u8>) {
+    let (hub, store) = (Server::start().await, Server::start().await);
+    let body = bytes(LENGTH, 5);
+    hub.put_large(COMMIT, "onnx/model.onnx", &body, &store);
+    let place = Place::new(&hub.address);
+    (hub, store, place, body)
+}
+
+#[tokio::test]
+async fn files_lie_as_the_python_library_puts_them() {
+    let (hub, _store, place, body) = hub_with_model().await;
+    hub.put_small(COMMIT, "tokenizer.json", b"{}");
+    let graph = place.graph("hf://o/r/onnx/model.onnx").await.unwrap();
+    let repository = place.settings.hub_cache.join("models--o--r");
+    assert_eq!(graph, repository.join("snapshots").join(COMMIT).join("onnx/model.onnx"));
+    assert_eq!(read(&graph), body);
+    let link = std::fs::read_link(&graph).unwrap();
+    assert!(link.starts_with("../../../blobs"), "{}", link.display());
+    assert_eq!(link.file_name().unwrap().len(), 64);
+    assert_eq!(read(&repository.join("refs/main")), COMMIT.as_bytes());
+    let tokenizer = place.tokenizer("o/r").await.unwrap();
+    assert_eq!(tokenizer, repository.join("snapshots").join(COMMIT).join("tokenizer.json"));
+    assert!(std::fs::read_link(&tokenizer).unwrap().starts_with("../../blobs"));
+}
+
+#[tokio::test]
+async fn a_repository_is_searched_for_its_graph_and_weights() {
+    let (hub, store, place, body) = hub_with_model().await;
+    let weights = bytes(1000, 8);
+    hub.put_large(COMMIT, "onnx/model.onnx_data", &weights, &store);
+    for source in ["hf://o/r", "hf://o/r/onnx"] {
+        let graph = place.graph(source).await.unwrap();
+        assert_eq!(read(&graph), body);
+        assert_eq!(read(&graph.with_file_name("model.onnx_data")), weights);
+    }
+    assert_eq!(store.downloads().len(), 2);
+}
+
+#[tokio::test]
+async fn a_repository_without_a_graph_says_what_was_looked_for() {
+    let (_hub, _store, place, _) = hub_with_model().await;
+    let error = place.graph("hf://o/other").await.unwrap_err();
+    assert!(error.is_permanent());
+    let text = error.to_string();
+    assert!(text.contains("hf://o/other@main") && text.contains("onnx/decoder_model_merged.onnx"), "{text}");
+}
+
+#[tokio::test]
+async fn a_missing_repository_or_revision_is_an_error_even_for_a_search() {
+    let (hub, _store, place, _) = hub_with_model().await;
+    let headers = vec![("X-Error-Code", "RevisionNotFound".to_owned())];
+    hub.put("/o/r/resolve/none/model.onnx", Page { status: 404, headers, ..Page::default() });
+    let error = place.graph("hf://o/r@none").await.unwrap_err();
+    assert!(matches!(&error, FetchError::Status { .. }) && error.is_permanent(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_resolve_address_of_the_configured_hub_is_a_hub_file() {
+    let (hub, _store, place, _) = hub_with_model().await;
+    let graph = place.graph(&hub.url("/o/r/resolve/main/onnx/model.onnx")).await.unwrap();
+    assert!(graph.starts_with(&place.settings.hub_cache));
+}
+
+#[tokio::test]
+async fn the_token_goes_to_the_hub_and_never_to_its_store() {
+    let (hub, store, place, _) = hub_with_model().await;
+    place.graph("hf://o/r").await.unwrap();
+    let bearer = format!("Bearer {TOKEN}");
+    assert!(hub.seen().iter().all(|seen| seen.headers.get("authorization") == Some(&bearer)));
+    assert!(!store.seen().is_empty());
+    assert!(store.seen().iter().all(|seen| !seen.headers.contains_key("authorization")));
+}
+
+#[tokio::test]
+async fn a_large_file_is_resumed_and_its_digest_checked() {
+    let (_hub, store, place, body) = hub_with_model().await;
+    store.play([Trick::CutAfter(70_000)]);
+    let error = place.graph("hf://o/r").await.unwrap_err();
+    assert!(!error.is_permanent(), "{error}");
+    assert_eq!(place.final_files(), Vec::<String>::new());
+    assert_eq!(read(&place.graph("hf://o/r").await.unwrap()), body);
+    assert_eq!(store.downloads()[1].headers["range"], "bytes=70000-");
+    assert_eq!(store.downloads()[1].headers["if-range"], "\"etag-of-the-store\"");
+    assert_eq!(store.downloads()[1].sent_bytes, LENGTH - 70_000);
+}
+
+#[tokio::test]
+async fn wrong_bytes_are_fetched_once_more_and_then_refused() {
+    let (_hub, store, place, body) = hub_with_model().await;
+    store.play([Trick::Corrupt, Trick::Corrupt]);
+    let error = place.graph("hf://o/r").await.unwrap_err();
+    assert!(matches!(error, FetchError::Digest { .. }) && error.is_permanent(), "{error:?}");
+    assert_eq!((error.label(), store.downloads().len()), ("DigestMismatch", 2));
+    assert_eq!(place.all_files(), Vec::<String>::new(), "the wrong bytes are gone");
+    store.play([Trick::Corrupt]);
+    assert_eq!(read(&place.graph("hf://o/r").await.unwrap()), body, "one bad transfer is forgiven");
+}
+
+#[tokio::test]
+async fn bytes_corrupted_before_a_resume_are_found() {
+    let (_hub, store, place, body) = hub_with_model().await;
+    store.play([Trick::CutAfter(70_000)]);
+    place.graph("hf://o/r").await.unwrap_err();
+    let partial = place.all_files().into_iter().find(|name| name.ends_with(".partial")).unwrap();
+    std::fs::write(place.folder.path().join(partial), vec![0; 70_000]).unwrap();
+    assert_eq!(read(&place.graph("hf://o/r").await.unwrap()), body);
+    assert_eq!(store.downloads().last().unwrap().sent_bytes, LENGTH);
+}
+
+#[tokio::test]
+async fn a_size_other_than_announced_is_refused_before_the_first_byte() {
+    let (_hub, store, place, body) = hub_with_model().await;
+    let digest = super::super::partial::hexadecimal(&<sha2::Sha256 as sha2::Digest>::digest(&body));
+    store.put(&format!("/store/{digest}"), Page::file(&body[1..], "short"));
+    let error = place.graph("hf://o/r").await.unwrap_err();
+    assert!(matches!(error, FetchError::Response { .. }) && !error.is_permanent(), "{error:?}");
+    assert_eq!(place.final_files(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn two_fetches_of_one_large_file_are_one_download() {
+    let (_hub, store, place, body) = hub_with_model().await;
+    for graph in futures_util::future::join_all((0..4).map(|_| place.graph("hf://o/r"))).await {
+        assert_eq!(read(&graph.unwrap()), body);
+    }
+    assert_eq!(store.downloads().len(), 1);
+}
+
+#[tokio::test]
+async fn a_new_commit_downloads_only_what_changed() {
+    let (hub, store, place, body) = hub_with_model().await;
+    place.graph("hf://o/r").await.unwrap();
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    hub.put_large(commit, "onnx/model.onnx", &body, &store);
+    let graph = place.graph("hf://o/r").await.unwrap();
+    assert!(graph.to_str().unwrap().contains(commit));
+    assert_eq!(store.downloads().len(), 1);
+    assert_eq!(read(&place.settings.hub_cache.join("models--o--r/refs/main")), commit.as_bytes());
+}
+
+#[tokio::test]
+async fn a_tokenizer_comes_with_its_companions_and_is_found_above_onnx() {
+    let (hub, _store, place, _) = hub_with_model().await;
+    for name in ["tokenizer.json", "config.json", "chat_template.jinja"] {
+        hub.put_small(COMMIT, name, name.as_bytes());
+    }
+    for source in ["o/r", "hf://o/r/onnx/model.onnx", "hf://o/r/tokenizer.json"] {
+        let tokenizer = place.tokenizer(source).await.unwrap();
+        assert_eq!(read(&tokenizer), b"tokenizer.json");
+        assert_eq!(read(&tokenizer.with_file_name("config.json")), b"config.json");
+        assert_eq!(read(&tokenizer.with_file_name("chat_template.jinja")), b"chat_template.jinja");
+        assert!(!tokenizer.with_file_name("genai_config.json").exists());
+    }
+}
+
+#[tokio::test]
+async fn refusals_of_the_hub_name_the_token() {
+    let (hub, _store, mut place, _) = hub_with_model().await;
+    let path = "/o/gated/resolve/main/model.onnx";
+    let answer = |status, code: &str| Page {
+        status,
+        headers: vec![("X-Error-Code", code.to_owned())],
+        ..Page::default()
+    };
+    hub.put(path, answer(403, "GatedRepo"));
+    let gated = place.graph("hf://o/gated").await.unwrap_err();
+    assert!(gated.to_string().contains("accept the terms"), "{gated}");
+    place.settings.hub_token = None;
+    hub.put(path, answer(401, "RepoNotFound"));
+    let private = place.graph("hf://o/gated").await.unwrap_err();
+    assert!(private.to_string().contains("set HF_TOKEN"), "{private}");
+    assert!(private.is_permanent() && gated.is_permanent());
+}
+
+#[tokio::test]
+async fn names_from_the_hub_cannot_leave_the_cache() {
+    let (hub, store, place, _) = hub_with_model().await;
+    for (commit, etag) in
+        [("../../evil", "abc"), (COMMIT, "../../evil"), (COMMIT, ""), ("", "abc"), (COMMIT, "a.partial")]
+    {
+        let mut page = Page::redirect(&store.url("/evil"));
+        page.headers.extend([("X-Repo-Commit", commit.to_owned()), ("X-Linked-ETag", format!("\"{etag}\""))]);
+        hub.put("/o/evil/resolve/main/model.onnx", page);
+        store.put("/evil", Page { body: vec![1], status: 200, headers: vec![] });
+        let error = place.graph("hf://o/evil").await.unwrap_err();
+        assert!(matches!(error, FetchError::Response { .. }), "{error:?}");
+        assert_eq!(place.all_files(), Vec::<String>::new());
+    }
+}

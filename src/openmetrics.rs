@@ -1,0 +1,252 @@
+//! Gathered metric families → the text that a scraper asked for.
+//!
+//! `metrics.rs` declares and gathers, the HTTP side answers; in between this file chooses the format by the `Accept` header
+//! and writes it: OpenMetrics 1.0, unless the client asks for the older Prometheus text. It must never change a number.
+//!
+//! Declared names are those of Prometheus. The formats differ in what a counter is called: `name_total` in Prometheus;
+//! in OpenMetrics the family is `name` and its sample `name_total`.
+//!
+//! From: OpenMetrics 1.0.0, <https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md>.
+
+use std::fmt::{self, Write};
+
+use prometheus::TextEncoder;
+use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
+use thiserror::Error;
+
+/// Units in names: only what a family name ends with may be declared as its unit.
+const UNITS: [&str; 4] = ["seconds", "bytes", "tokens", "ratio"];
+
+/// Metrics that cannot be written.
+#[derive(Debug, Error)]
+pub enum OpenMetricsError {
+    /// A kind of metric that this process does not declare.
+    #[error("failed to write metric {name}: {kind:?} is neither counter nor gauge nor histogram")]
+    Kind {
+        /// Name of the family.
+        name: String,
+        /// Its kind.
+        kind: MetricType,
+    },
+    /// The encoder for Prometheus text refused them.
+    #[error("failed to write metrics as prometheus text")]
+    Prometheus(#[source] prometheus::Error),
+}
+
+/// A text format for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus text 0.0.4.
+    Prometheus,
+}
+
+impl Format {
+    /// Value of the `Content-Type` header.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// Chooses the format by the value of the `Accept` header: Prometheus text when the client likes it better by its
+/// q-values, or equally but names it and OpenMetrics not; otherwise OpenMetrics. Parameters such as `version` and
+/// `escaping` make no difference: there is one version of each, and the answer says which.
+pub fn negotiate(accept: Option<&str>) -> Format {
+    let ranges: Vec<Range<'_>> = accept.unwrap_or_default().split(',').filter_map(Range::parse).collect();
+    if liking(&ranges, "text", "plain") > liking(&ranges, "application", "openmetrics-text") {
+        Format::Prometheus
+    } else {
+        Format::OpenMetrics
+    }
+}
+
+/// Quality in thousandths, then how closely the type was named. The closest range decides; of equals the better.
+fn liking(ranges: &[Range<'_>], kind: &str, subtype: &str) -> (u16, u8) {
+    let closest = ranges
+        .iter()
+        .filter_map(|range| Some((range.closeness(kind, subtype)?, range.quality_thousandths)))
+        .max();
+    closest.map_or((0, 0), |(closeness, quality)| if quality > 0 { (quality, closeness) } else { (0, 0) })
+}
+
+/// One media range of an `Accept` header. From: RFC 9110 §12.5.1.
+struct Range<'accept> {
+    kind: &'accept str,
+    subtype: &'accept str,
+    quality_thousandths: u16,
+}
+
+impl<'accept> Range<'accept> {
+    /// `None` for what is no media range; such a range is left out, the others count.
+    fn parse(text: &'accept str) -> Option<Self> {
+        let mut parts = text.split(';').map(str::trim);
+        let (kind, subtype) = parts.next()?.split_once('/')?;
+        let quality = parts
+            .filter_map(|parameter| parameter.split_once('='))
+            .find(|(name, _)| name.trim().eq_ignore_ascii_case("q"))
+            .map_or(Some(1.0), |(_, value)| value.trim().parse::<f32>().ok())
+            .filter(|quality| (0.0..=1.0).contains(quality))?;
+        Some(Self { kind, subtype, quality_thousandths: (quality * 1000.0).round() as u16 })
+    }
+
+    fn closeness(&self, kind: &str, subtype: &str) -> Option<u8> {
+        let Self { kind: own_kind, subtype: own_subtype, quality_thousandths: _ } = self;
+        match (*own_kind, *own_subtype) {
+            ("*", "*") => Some(0),
+            (own, "*") if own.eq_ignore_ascii_case(kind) => Some(1),
+            (own, sub) if own.eq_ignore_ascii_case(kind) && sub.eq_ignore_ascii_case(subtype) => Some(2),
+            _other => None,
+        }
+    }
+}
+
+/// Writes the families of a registry.
+///
+/// # Errors
+/// [`OpenMetricsError::Kind`] for summaries and untyped metrics, [`OpenMetricsError::Prometheus`] for families without
+/// name or metrics; a registry gathers neither when only counters, gauges and histograms are declared.
+#[expect(clippy::missing_panics_doc, reason = "writing to a String cannot fail")]
+pub fn encode(families: &[MetricFamily], format: Format) -> Result<String, OpenMetricsError> {
+    let kinds = families.iter().map(Kind::of).collect::<Result<Vec<_>, _>>()?;
+    match format {
+        Format::Prometheus => {
+            TextEncoder::new().encode_to_string(families).map_err(OpenMetricsError::Prometheus)
+        }
+        Format::OpenMetrics => Ok(write(families, &kinds).expect("a String takes any text")),
+    }
+}
+
+/// The kinds of metric that this process declares.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl Kind {
+    fn of(family: &MetricFamily) -> Result<Self, OpenMetricsError> {
+        match family.get_field_type() {
+            MetricType::COUNTER => Ok(Self::Counter),
+            MetricType::GAUGE => Ok(Self::Gauge),
+            MetricType::HISTOGRAM => Ok(Self::Histogram),
+            kind @ (MetricType::SUMMARY | MetricType::UNTYPED) => {
+                Err(OpenMetricsError::Kind { name: family.name().to_owned(), kind })
+            }
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+fn write(families: &[MetricFamily], kinds: &[Kind]) -> Result<String, fmt::Error> {
+    let mut out = String::new();
+    for (family, kind) in families.iter().zip(kinds) {
+        write_family(family, *kind, &mut out)?;
+    }
+    out.push_str("# EOF\n");
+    Ok(out)
+}
+
+fn write_family(family: &MetricFamily, kind: Kind, out: &mut String) -> fmt::Result {
+    let declared = family.name();
+    let name = match kind {
+        Kind::Counter => declared.strip_suffix("_total").unwrap_or(declared),
+        Kind::Gauge | Kind::Histogram => declared,
+    };
+    writeln!(out, "# TYPE {name} {}", kind.label())?;
+    if let Some(unit) = unit(name) {
+        writeln!(out, "# UNIT {name} {unit}")?;
+    }
+    writeln!(out, "# HELP {name} {}", escaped(family.help()))?;
+    for metric in family.get_metric() {
+        let sample = Sample { name, labels: metric.get_label() };
+        match kind {
+            Kind::Counter => sample.write("_total", None, &number(metric.get_counter().get_value()), out)?,
+            Kind::Gauge => sample.write("", None, &number(metric.get_gauge().get_value()), out)?,
+            Kind::Histogram => write_histogram(metric, &sample, out)?,
+        }
+    }
+    Ok(())
+}
+
+/// The buckets are cumulative already; the one of +∞ is added, as the crate leaves it out.
+fn write_histogram(metric: &Metric, sample: &Sample<'_>, out: &mut String) -> fmt::Result {
+    let histogram = metric.get_histogram();
+    let count = histogram.get_sample_count().to_string();
+    for bucket in histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound() < f64::INFINITY) {
+        let le = canonical(bucket.upper_bound());
+        sample.write("_bucket", Some(&le), &bucket.cumulative_count().to_string(), out)?;
+    }
+    sample.write("_bucket", Some("+Inf"), &count, out)?;
+    sample.write("_sum", None, &number(histogram.get_sample_sum()), out)?;
+    sample.write("_count", None, &count, out)
+}
+
+/// What the sample lines of one metric have in common.
+struct Sample<'family> {
+    name: &'family str,
+    labels: &'family [LabelPair],
+}
+
+impl Sample<'_> {
+    /// Writes one line. An exemplar, once there is one, stands behind the value.
+    fn write(&self, suffix: &str, le: Option<&str>, value: &str, out: &mut String) -> fmt::Result {
+        let own = self.labels.iter().map(|label| (label.name(), label.value()));
+        let labels: Vec<String> = own
+            .chain(le.map(|le| ("le", le)))
+            .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)))
+            .collect();
+        let name = self.name;
+        if labels.is_empty() {
+            writeln!(out, "{name}{suffix} {value}")
+        } else {
+            writeln!(out, "{name}{suffix}{{{}}} {value}", labels.join(","))
+        }
+    }
+}
+
+fn unit(name: &str) -> Option<&'static str> {
+    UNITS.into_iter().find(|unit| name.strip_suffix(unit).is_some_and(|before| before.ends_with('_')))
+}
+
+/// Escapes help texts and label values: the same in OpenMetrics.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"")
+}
+
+/// A value, exactly: the shortest decimal number that is this one.
+fn number(value: f64) -> String {
+    if value.is_infinite() {
+        return if value > 0.0 { "+Inf".to_owned() } else { "-Inf".to_owned() };
+    }
+    let text = format!("{value:?}");
+    text.strip_suffix(".0").unwrap_or(&text).to_owned()
+}
+
+/// A bound as a label value, which has to be spelled the same by everybody: as Go's `%g` does, with `.0` when it would
+/// look like an integer. From: OpenMetrics 1.0.0 §"Canonical Numbers".
+fn canonical(bound: f64) -> String {
+    let scientific = format!("{bound:e}");
+    let Some((mantissa, exponent)) = scientific.split_once('e') else {
+        return number(bound);
+    };
+    match exponent.parse::<i32>() {
+        Ok(exponent @ 6..) => format!("{mantissa}e+{exponent:02}"),
+        Ok(exponent @ ..-4) => format!("{mantissa}e-{:02}", exponent.abs()),
+        Ok(_) | Err(_) => format!("{bound:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! How the process ends: signals, the phases of the end, and the tracker that joins every task.
+//!
+//! ```text
+//! Serving ──SIGTERM, SIGINT──▶ Leaving ──delay──▶ Draining ──all done, or deadline──▶ Aborting
+//! accepts                      accepts; not ready   no new connections; finishes work    ends what is left
+//! ```
+
+use std::future::Future;
+use std::io;
+use std::thread::JoinHandle;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle, Signals};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+/// Where in its life the process is. Only moves forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Accepts and answers.
+    Serving,
+    /// Told to end: not ready any more, but still accepting, because others may not know yet.
+    Leaving,
+    /// Accepts nothing new and finishes what it has.
+    Draining,
+    /// The deadline has passed: what is left is ended with an error.
+    Aborting,
+}
+
+/// Asks for the end. The value counts how often: the second time there is no patience.
+#[derive(Debug, Clone)]
+pub struct StopRequests(watch::Receiver<u32>);
+
+/// The other end of [`StopRequests`].
+#[derive(Debug, Clone)]
+pub struct StopHandle(watch::Sender<u32>);
+
+/// A handle to ask for the end, and the requests as the application sees them.
+pub fn stop_requests() -> (StopHandle, StopRequests) {
+    let (sender, receiver) = watch::channel(0);
+    (StopHandle(sender), StopRequests(receiver))
+}
+
+impl StopHandle {
+    /// Asks once more.
+    pub fn stop(&self) {
+        self.0.send_modify(|count| *count += 1);
+    }
+}
+
+impl StopRequests {
+    /// Returns when the end was asked for at least `times` times; never, when nobody can ask any more.
+    pub async fn asked(&mut self, times: u32) {
+        if self.0.wait_for(|count| *count >= times).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Turns SIGTERM and SIGINT into stop requests; ends its thread on drop.
+pub struct SignalThread {
+    handle: Handle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SignalThread {
+    /// Installs the handlers.
+    ///
+    /// # Errors
+    /// The operating system refused the handlers or the thread.
+    pub fn start(stop: StopHandle) -> io::Result<Self> {
+        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        let handle = signals.handle();
+        let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            for signal in signals.forever() {
+                let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
+                tracing::info!(signal = name, "asked to stop");
+                stop.stop();
+            }
+        })?;
+        Ok(Self { handle, thread: Some(thread) })
+    }
+}
+
+impl Drop for SignalThread {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the signal thread had panicked");
+        }
+    }
+}
+
+/// Starts tasks and knows when all have ended. The only place that spawns.
+#[derive(Debug, Clone, Default)]
+pub struct Tasks(TaskTracker);
+
+impl Tasks {
+    /// Starts a task.
+    pub fn spawn<F>(&self, future: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.0.spawn(future)
+    }
+
+    /// Returns when all tasks have ended.
+    pub async fn joined(&self) {
+        self.0.close();
+        self.0.wait().await;
+    }
+}

@@ -1,0 +1,5 @@
+//! Text ↔ tokens. Pure: no I/O but reading the tokenizer's file, no async, nothing of ours outside this folder.
+
+pub mod decoder;
+pub mod stop;
+pub mod tokenizer;

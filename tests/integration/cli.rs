@@ -1,0 +1,196 @@
+//! The executable itself: settings, signals, messages, exit codes.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::{client, prepared, tiny};
+
+const EXECUTABLE: &str = env!("CARGO_BIN_EXE_inference-gateway");
+
+/// The executable with an environment of its own.
+fn gateway() -> Command {
+    let mut command = Command::new(EXECUTABLE);
+    command.env_clear().env("HOME", "/nowhere");
+    command
+}
+
+fn run(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The line of a setting, its columns separated by one space.
+fn setting(output: &Output, name: &str) -> String {
+    assert!(output.status.success(), "{}", stderr(output));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn config_prints_each_setting_with_its_origin() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.yaml");
+    std::fs::write(&file, "queue-limit: 7\nmax-batch-size: 3\nlisten-address: 127.0.0.1:4000\n").unwrap();
+    let output = run(gateway()
+        .args(["config", "--listen-address=127.0.0.1:5000", "--config-file"])
+        .arg(&file)
+        .env("INFERENCE_MAX_BATCH_SIZE", "5")
+        .env("HF_TOKEN", "hf_secret"));
+    assert_eq!(
+        setting(&output, "listen-address"),
+        "listen-address INFERENCE_LISTEN_ADDRESS flag 127.0.0.1:5000"
+    );
+    assert_eq!(setting(&output, "max-batch-size"), "max-batch-size INFERENCE_MAX_BATCH_SIZE environment 5");
+    assert_eq!(setting(&output, "queue-limit"), "queue-limit INFERENCE_QUEUE_LIMIT file 7");
+    assert_eq!(setting(&output, "drain-timeout"), "drain-timeout INFERENCE_DRAIN_TIMEOUT default 30s");
+    assert_eq!(
+        setting(&output, "default-tokenizer"),
+        "default-tokenizer INFERENCE_DEFAULT_TOKENIZER default openai-community/gpt2"
+    );
+    assert_eq!(setting(&output, "hf-token"), "hf-token HF_TOKEN environment (set, not shown)");
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("hf_secret"));
+}
+
+#[test]
+fn a_setting_that_is_not_understood_is_named() {
+    let output = run(gateway().env("INFERENCE_QUEUE_LIMIT", "many"));
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains("--queue-limit"), "{}", stderr(&output));
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("settings.yaml");
+    std::fs::write(&file, "queue-limits: 7\n").unwrap();
+    let output = run(gateway().arg("--config-file").arg(&file));
+    assert!(!output.status.success());
+    assert!(stderr(&output).contains("there is no setting `queue-limits`"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_missing_library_is_a_message_that_says_what_to_do() {
+    let output = run(gateway()
+        .env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so")
+        .args(["--listen-address=127.0.0.1:0", "--ops-address=127.0.0.1:0"]));
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    assert!(message.contains("ORT_DYLIB_PATH names /nowhere/libonnxruntime.so"), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+}
+
+#[test]
+fn a_broken_library_is_a_message_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("libonnxruntime.so");
+    std::fs::write(&library, b"not a library").unwrap();
+    let output = run(gateway()
+        .env("ORT_DYLIB_PATH", &library)
+        .args(["--listen-address=127.0.0.1:0", "--ops-address=127.0.0.1:0"]));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("failed to load ONNX Runtime from"), "{}", stderr(&output));
+}
+
+#[test]
+fn an_address_that_is_taken_is_named_with_its_variable() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(gateway().arg(format!("--listen-address={address}")));
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    assert!(message.contains(&address) && message.contains("INFERENCE_LISTEN_ADDRESS"), "{message}");
+}
+
+/// A served tiny model in a process of its own.
+struct Served {
+    child: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
+    api: String,
+}
+
+#[expect(clippy::zombie_processes, reason = "a test that panics here ends the whole process")]
+fn serve(flags: &[&str]) -> Served {
+    let mut child = gateway()
+        .env("ORT_DYLIB_PATH", prepared("lib/libonnxruntime.so"))
+        .env("INFERENCE_DEFAULT_MODEL_NAME", "tiny")
+        .env("INFERENCE_DEFAULT_MODEL_PATH", tiny("llama"))
+        .args([
+            "--listen-address=127.0.0.1:0",
+            "--ops-address=127.0.0.1:0",
+            "--log-format=json",
+            "--threads=1",
+        ])
+        .args(flags)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut api = String::new();
+    loop {
+        let line = lines.next().expect("the gateway goes on").unwrap();
+        let event: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not a JSON line: {line}"));
+        if event["message"] == "listening" {
+            event["api"].as_str().unwrap().clone_into(&mut api);
+        }
+        if event["message"] == "model ready" {
+            return Served { child, lines, api };
+        }
+    }
+}
+
+impl Served {
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// The exit code, and the log lines up to it.
+    fn end(mut self) -> (Option<i32>, Vec<Value>) {
+        let lines = self
+            .lines
+            .map(|line| serde_json::from_str(&line.unwrap()).expect("log lines are JSON"))
+            .collect();
+        (self.child.wait().unwrap().code(), lines)
+    }
+}
+
+#[tokio::test]
+async fn a_signal_ends_the_process_with_code_0_after_its_work() {
+    for signal in ["TERM", "INT"] {
+        let served = serve(&[]);
+        let request = json!({"text": "abc", "max_tokens": 200, "ignore_eos": true, "stream": true});
+        let response = client()
+            .post(format!("http://{}/api/v1/inference", served.api))
+            .body(request.to_string())
+            .send()
+            .await
+            .unwrap();
+        served.signal(signal);
+        assert!(response.text().await.unwrap().contains("\"tokens_generated\":200"));
+        let (code, _) = served.end();
+        assert_eq!(code, Some(0), "SIG{signal}");
+    }
+}
+
+#[tokio::test]
+async fn every_log_line_of_a_request_carries_its_id_and_no_prompt() {
+    let served = serve(&[]);
+    let url = format!("http://{}/api/v1/inference", served.api);
+    let request = json!({"text": "a very private prompt", "max_tokens": 3});
+    let response =
+        client().post(url).header("x-request-id", "trace-me").body(request.to_string()).send().await.unwrap();
+    assert_eq!(response.headers()["x-request-id"], "trace-me");
+    response.text().await.unwrap();
+    served.signal("TERM");
+    let (_, lines) = served.end();
+    let of_request: Vec<&Value> =
+        lines.iter().filter(|line| line["span"]["request_id"] == "trace-me").collect();
+    let messages: Vec<&str> = of_request.iter().map(|line| line["message"].as_str().unwrap()).collect();
+    assert_eq!(messages, ["request", "response"]);
+    assert_eq!(of_request[1]["status"], 200);
+    assert!(of_request[1]["duration_ms"].as_f64().unwrap() > 0.0);
+    assert!(lines.iter().all(|line| !line.to_string().contains("private")));
+}

@@ -1,0 +1,75 @@
+//! The tokens of a real model, over HTTP, against references made by others.
+
+use std::fs;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::adapters::reference;
+use crate::harness::{Gateway, ids, prepared, project};
+
+struct Case {
+    prompt: String,
+    prompt_tokens: Vec<u64>,
+    tokens: Vec<u64>,
+}
+
+/// Made by Hugging Face transformers on the same weights; see `golden.json`.
+fn cases() -> Vec<Case> {
+    let text = fs::read_to_string(project().join("tests/fixtures/golden.json")).unwrap();
+    let golden: Value = serde_json::from_str(&text).unwrap();
+    let cases = golden["cases"].as_array().unwrap();
+    cases
+        .iter()
+        .map(|case| Case {
+            prompt: case["prompt"].as_str().unwrap().to_owned(),
+            prompt_tokens: ids(&case["prompt_token_ids"]),
+            tokens: ids(&case["token_ids"]),
+        })
+        .collect()
+}
+
+fn request(case: &Case) -> Value {
+    json!({
+        "text": case.prompt, "max_tokens": case.tokens.len(), "temperature": 0, "ignore_eos": true,
+        "return_token_ids": true,
+    })
+}
+
+async fn real(precision: &str) -> Gateway {
+    let model = prepared("models").join(format!("smollm2-135m-instruct-{precision}"));
+    Gateway::serving(&model.display().to_string(), &["--spinning=true"]).await
+}
+
+#[tokio::test]
+async fn the_exact_model_gives_the_golden_tokens_alone_and_in_company() {
+    let gateway = real("fp32").await;
+    let cases = cases();
+    assert_eq!(cases.len(), 8);
+    for case in &cases {
+        let (_, body) = gateway.infer(&request(case)).await;
+        assert_eq!(ids(&body["metadata"]["prompt_token_ids"]), case.prompt_tokens, "{}", case.prompt);
+        assert_eq!(ids(&body["metadata"]["token_ids"]), case.tokens, "{}", case.prompt);
+    }
+    let together = join_all(cases.iter().map(|case| {
+        let request = request(case);
+        let gateway = &gateway;
+        async move { gateway.infer(&request).await }
+    }))
+    .await;
+    for (case, (_, body)) in cases.iter().zip(together) {
+        assert_eq!(ids(&body["metadata"]["token_ids"]), case.tokens, "in company: {}", case.prompt);
+    }
+}
+
+#[tokio::test]
+async fn the_quantised_model_gives_the_tokens_of_onnx_runtime_in_python() {
+    let cases = cases();
+    let prompts: Vec<Vec<u64>> = cases.iter().map(|case| case.prompt_tokens.clone()).collect();
+    let folder = prepared("models/smollm2-135m-instruct-int8").display().to_string();
+    let expected = reference(&folder, &prompts, 48);
+    let gateway = real("int8").await;
+    for (case, expected) in cases.iter().zip(&expected) {
+        assert_eq!(&gateway.greedy(&case.prompt, 48).await, expected, "{}", case.prompt);
+    }
+}

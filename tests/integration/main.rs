@@ -1,0 +1,19 @@
+//! The gateway as a whole: real HTTP, real ONNX Runtime, no cluster. One binary, so that it links once.
+//!
+//! Models are small and made by `tests/fixtures/tiny_models.py`, except where the tokens of a real model are the point.
+//! Missing files fail a test with the command that makes them.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod adapters;
+mod architecture;
+mod batching;
+mod cli;
+mod golden;
+mod harness;
+mod metrics;
+mod native;
+mod probes;
+mod shutdown;
+mod sources;
+mod streaming;
