@@ -1,0 +1,48 @@
+# Every command a person needs. `make` alone prints them.
+
+PRECISION ?= int8
+MODEL_NAME ?= smollm2-135m-instruct
+MODEL_PATH ?= prepared/models/smollm2-135m-instruct-$(PRECISION)
+PYTHON ?= python3
+VENV_PYTHON = prepared/venv/bin/python
+CARGO ?= cargo
+
+.DEFAULT_GOAL := help
+.PHONY: help prepare prepare-tests build run fmt lint doc test bench clean
+
+help: ## Print this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+prepare: ## Fetch ONNX Runtime, make the model (PRECISION=int8 or fp32), build
+	@$(PYTHON) scripts/prepare.py --precision $(PRECISION) library model
+	@$(MAKE) --no-print-directory build
+
+prepare-tests: ## Fetch and make everything the tests need
+	@$(PYTHON) scripts/prepare.py --precision int8 --precision fp32 library model tiny python-tests
+
+build:
+	@begin=$$(date +%s%3N); $(CARGO) build --release --locked --quiet \
+		&& echo "==> build: inference-gateway --release ... $$(( $$(date +%s%3N) - begin )) ms"
+
+run: prepare ## Prepare what is missing and serve a real model on port 3000
+	@INFERENCE_DEFAULT_MODEL_NAME=$${INFERENCE_DEFAULT_MODEL_NAME:-$(MODEL_NAME)} \
+	INFERENCE_DEFAULT_MODEL_PATH=$${INFERENCE_DEFAULT_MODEL_PATH:-$(MODEL_PATH)} \
+	$(CARGO) run --release --locked --quiet
+
+fmt: ## Format the code
+	$(CARGO) fmt
+
+lint: ## Check format, lints and documentation
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --profile test --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items --quiet
+
+test: prepare-tests lint ## Run every test (this is what CI runs)
+	$(VENV_PYTHON) -m unittest discover --start-directory tests/scripts
+	$(CARGO) test --locked
+
+bench: prepare prepare-tests ## Measure against the same loop written directly on ONNX Runtime
+	$(VENV_PYTHON) scripts/bench/compare.py --model $(MODEL_PATH)
+
+clean: ## Remove what was built and prepared (downloads stay in the user's cache)
+	rm -rf target prepared
