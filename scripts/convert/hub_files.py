@@ -20,18 +20,27 @@ _PRE_TOKENIZERS = {
     "gpt-2": [_BYTE_LEVEL],
 }
 
+# Where a document of the training text ends; GGUF names the end of a turn only.
+END_OF_DOCUMENT = "<|endoftext|>"
+
 
 def write_hub_files(folder: Path, shape: Shape, tokenizer: Tokenizer, form: Form, tied: bool) -> None:
     """Write all side files of a llama-shaped model."""
     _write(folder / "config.json", config(shape, tokenizer, tied))
     _write(
         folder / "generation_config.json",
-        {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad},
+        {"bos_token_id": tokenizer.bos, "eos_token_id": end_tokens(tokenizer), "pad_token_id": tokenizer.pad},
     )
     _write(folder / "tokenizer.json", tokenizer_json(tokenizer), indent=None)
     _write(folder / "tokenizer_config.json", tokenizer_config(shape.context_tokens, tokenizer))
     if form.attention == "gqa" and form.logits == "all":
         _write(folder / "genai_config.json", genai_config(shape, tokenizer))
+
+
+def end_tokens(tokenizer: Tokenizer) -> list[int]:
+    """Tokens that end a text: that of a turn of a chat, and that of a document, which plain texts end with."""
+    documents = [token for token in tokenizer.control_tokens if tokenizer.tokens[token] == END_OF_DOCUMENT]
+    return [tokenizer.eos, *(token for token in documents if token != tokenizer.eos)]
 
 
 def config(shape: Shape, tokenizer: Tokenizer, tied: bool) -> dict[str, Any]:

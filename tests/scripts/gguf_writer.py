@@ -81,14 +81,14 @@ def interleave_rows(weight: np.ndarray, heads: int) -> np.ndarray:
 
 LAYERS, HIDDEN, HEADS, KEY_VALUE_HEADS, FEED_FORWARD, CONTEXT = 2, 64, 4, 2, 96, 64
 CHARACTERS = [chr(code) for code in range(ord("!"), ord("~") + 1)] + ["Ġ", "Ċ"]
-TOKENS = [*CHARACTERS, "ab", "12", "<|im_start|>", "<|im_end|>", "<note>"]
-BOS, EOS = TOKENS.index("<|im_start|>"), TOKENS.index("<|im_end|>")
+TOKENS = [*CHARACTERS, "ab", "12", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<note>"]
+BOS, EOS, END_OF_DOCUMENT = (TOKENS.index(f"<|{name}|>") for name in ("im_start", "im_end", "endoftext"))
 
 
 def llama_metadata() -> dict:
     """The metadata of a tiny llama with a tokenizer of single characters and two merges."""
     types = [1] * len(TOKENS)
-    types[BOS] = types[EOS] = 3
+    types[BOS] = types[EOS] = types[END_OF_DOCUMENT] = 3
     types[TOKENS.index("<note>")] = 4
     return {
         "general.architecture": "llama",

@@ -67,7 +67,7 @@ class HubFilesTest(unittest.TestCase):
         self.assertEqual(tokenizer_config["eos_token"], "<|im_end|>")
         self.assertEqual(tokenizer_config["chat_template"], "{{ messages }}")
         generation = json.loads((folder / "generation_config.json").read_text())
-        self.assertEqual(generation["eos_token_id"], writer.EOS)
+        self.assertEqual(generation["eos_token_id"], [writer.EOS, writer.END_OF_DOCUMENT])
 
     def test_genai_config_is_written_only_where_genai_can_run_the_graph(self) -> None:
         self.assertFalse((self.written(Form("gqa", "fp32", "last")) / "genai_config.json").exists())
