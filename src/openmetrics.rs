@@ -56,11 +56,7 @@ impl Format {
 /// q-values, or equally but names it and OpenMetrics not; otherwise OpenMetrics. Parameters such as `version` and
 /// `escaping` make no difference: there is one version of each, and the answer says which.
 pub fn negotiate(accept: Option<&str>) -> Format {
-    let ranges: Vec<Range<'_>> = accept
-        .unwrap_or_default()
-        .split(',')
-        .filter_map(Range::parse)
-        .collect();
+    let ranges: Vec<Range<'_>> = accept.unwrap_or_default().split(',').filter_map(Range::parse).collect();
     if liking(&ranges, "text", "plain") > liking(&ranges, "application", "openmetrics-text") {
         Format::Prometheus
     } else {
@@ -74,10 +70,7 @@ fn liking(ranges: &[Range<'_>], kind: &str, subtype: &str) -> (u16, u8) {
         .iter()
         .filter_map(|range| Some((range.closeness(kind, subtype)?, range.quality_thousandths)))
         .max();
-    closest.map_or(
-        (0, 0),
-        |(closeness, quality)| if quality > 0 { (quality, closeness) } else { (0, 0) },
-    )
+    closest.map_or((0, 0), |(closeness, quality)| if quality > 0 { (quality, closeness) } else { (0, 0) })
 }
 
 /// One media range of an `Accept` header. From: RFC 9110 §12.5.1.
@@ -97,19 +90,11 @@ impl<'accept> Range<'accept> {
             .find(|(name, _)| name.trim().eq_ignore_ascii_case("q"))
             .map_or(Some(1.0), |(_, value)| value.trim().parse::<f32>().ok())
             .filter(|quality| (0.0..=1.0).contains(quality))?;
-        Some(Self {
-            kind,
-            subtype,
-            quality_thousandths: (quality * 1000.0).round() as u16,
-        })
+        Some(Self { kind, subtype, quality_thousandths: (quality * 1000.0).round() as u16 })
     }
 
     fn closeness(&self, kind: &str, subtype: &str) -> Option<u8> {
-        let Self {
-            kind: own_kind,
-            subtype: own_subtype,
-            quality_thousandths: _,
-        } = self;
+        let Self { kind: own_kind, subtype: own_subtype, quality_thousandths: _ } = self;
         match (*own_kind, *own_subtype) {
             ("*", "*") => Some(0),
             (own, "*") if own.eq_ignore_ascii_case(kind) => Some(1),
@@ -128,9 +113,9 @@ impl<'accept> Range<'accept> {
 pub fn encode(families: &[MetricFamily], format: Format) -> Result<String, OpenMetricsError> {
     let kinds = families.iter().map(Kind::of).collect::<Result<Vec<_>, _>>()?;
     match format {
-        Format::Prometheus => TextEncoder::new()
-            .encode_to_string(families)
-            .map_err(OpenMetricsError::Prometheus),
+        Format::Prometheus => {
+            TextEncoder::new().encode_to_string(families).map_err(OpenMetricsError::Prometheus)
+        }
         Format::OpenMetrics => Ok(write(families, &kinds).expect("a String takes any text")),
     }
 }
@@ -149,10 +134,9 @@ impl Kind {
             MetricType::COUNTER => Ok(Self::Counter),
             MetricType::GAUGE => Ok(Self::Gauge),
             MetricType::HISTOGRAM => Ok(Self::Histogram),
-            kind @ (MetricType::SUMMARY | MetricType::UNTYPED) => Err(OpenMetricsError::Kind {
-                name: family.name().to_owned(),
-                kind,
-            }),
+            kind @ (MetricType::SUMMARY | MetricType::UNTYPED) => {
+                Err(OpenMetricsError::Kind { name: family.name().to_owned(), kind })
+            }
         }
     }
 
@@ -186,10 +170,7 @@ fn write_family(family: &MetricFamily, kind: Kind, out: &mut String) -> fmt::Res
     }
     writeln!(out, "# HELP {name} {}", escaped(family.help()))?;
     for metric in family.get_metric() {
-        let sample = Sample {
-            name,
-            labels: metric.get_label(),
-        };
+        let sample = Sample { name, labels: metric.get_label() };
         match kind {
             Kind::Counter => sample.write("_total", None, &number(metric.get_counter().get_value()), out)?,
             Kind::Gauge => sample.write("", None, &number(metric.get_gauge().get_value()), out)?,
@@ -203,11 +184,7 @@ fn write_family(family: &MetricFamily, kind: Kind, out: &mut String) -> fmt::Res
 fn write_histogram(metric: &Metric, sample: &Sample<'_>, out: &mut String) -> fmt::Result {
     let histogram = metric.get_histogram();
     let count = histogram.get_sample_count().to_string();
-    for bucket in histogram
-        .get_bucket()
-        .iter()
-        .filter(|bucket| bucket.upper_bound() < f64::INFINITY)
-    {
+    for bucket in histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound() < f64::INFINITY) {
         let le = canonical(bucket.upper_bound());
         sample.write("_bucket", Some(&le), &bucket.cumulative_count().to_string(), out)?;
     }
@@ -240,27 +217,18 @@ impl Sample<'_> {
 }
 
 fn unit(name: &str) -> Option<&'static str> {
-    UNITS.into_iter().find(|unit| {
-        name.strip_suffix(unit)
-            .is_some_and(|before| before.ends_with('_'))
-    })
+    UNITS.into_iter().find(|unit| name.strip_suffix(unit).is_some_and(|before| before.ends_with('_')))
 }
 
 /// Escapes help texts and label values: the same in OpenMetrics.
 fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\")
-        .replace('\n', "\\n")
-        .replace('"', "\\\"")
+    text.replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"")
 }
 
 /// A value, exactly: the shortest decimal number that is this one.
 fn number(value: f64) -> String {
     if value.is_infinite() {
-        return if value > 0.0 {
-            "+Inf".to_owned()
-        } else {
-            "-Inf".to_owned()
-        };
+        return if value > 0.0 { "+Inf".to_owned() } else { "-Inf".to_owned() };
     }
     let text = format!("{value:?}");
     text.strip_suffix(".0").unwrap_or(&text).to_owned()

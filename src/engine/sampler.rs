@@ -101,16 +101,9 @@ impl Sampler {
         } = sampling;
         Self {
             temperature: *temperature,
-            limits: Limits {
-                top_k: *top_k,
-                top_p: *top_p,
-                min_p: *min_p,
-            },
+            limits: Limits { top_k: *top_k, top_p: *top_p, min_p: *min_p },
             bias: logit_bias.clone(),
-            penalties: Penalties::new(
-                [*repetition_penalty, *presence_penalty, *frequency_penalty],
-                prompt,
-            ),
+            penalties: Penalties::new([*repetition_penalty, *presence_penalty, *frequency_penalty], prompt),
             random: Uniform::new(*seed),
         }
     }
@@ -130,9 +123,7 @@ impl Sampler {
         }
         scratch.find_highest()?;
         if self.is_greedy() {
-            return Ok(Pick {
-                token: scratch.highest_token(),
-            });
+            return Ok(Pick { token: scratch.highest_token() });
         }
         scratch.weigh(self.temperature);
         if self.limits != Limits::OFF {
@@ -141,9 +132,7 @@ impl Sampler {
             scratch.keep_top_p(top_p);
             scratch.keep_min_p(min_p);
         }
-        Ok(Pick {
-            token: scratch.draw(self.random.current),
-        })
+        Ok(Pick { token: scratch.draw(self.random.current) })
     }
 
     /// Takes a token into the output: it counts for the penalties, and the next random number is due. The token need not
@@ -162,11 +151,7 @@ impl Sampler {
 }
 
 impl Limits {
-    const OFF: Self = Self {
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-    };
+    const OFF: Self = Self { top_k: 0, top_p: 1.0, min_p: 0.0 };
 }
 
 impl Penalties {
@@ -176,13 +161,7 @@ impl Penalties {
         if [repetition, presence, frequency] == [1.0, 0.0, 0.0] {
             return None;
         }
-        let mut penalties = Self {
-            repetition,
-            presence,
-            frequency,
-            seen: Vec::new(),
-            index: HashMap::new(),
-        };
+        let mut penalties = Self { repetition, presence, frequency, seen: Vec::new(), index: HashMap::new() };
         for token in prompt {
             penalties.see(*token);
         }
@@ -202,11 +181,7 @@ impl Penalties {
     fn apply(&self, scratch: &mut Scratch) {
         for Seen { token, count } in &self.seen {
             scratch.edit(*token, |logit| {
-                let repeated = if logit > 0.0 {
-                    logit / self.repetition
-                } else {
-                    logit * self.repetition
-                };
+                let repeated = if logit > 0.0 { logit / self.repetition } else { logit * self.repetition };
                 let present = if *count > 0 { self.presence } else { 0.0 };
                 repeated - present - *count as f32 * self.frequency
             });
@@ -230,10 +205,7 @@ impl Uniform {
     fn new(seed: u64) -> Self {
         let [low, high] = [1, 2].map(|step| split_mix(seed, step));
         let generator = Pcg64Mcg::new(u128::from(high) << 64 | u128::from(low));
-        let mut uniform = Self {
-            generator,
-            current: 0.0,
-        };
+        let mut uniform = Self { generator, current: 0.0 };
         uniform.advance();
         uniform
     }

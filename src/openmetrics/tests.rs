@@ -5,11 +5,9 @@ use prometheus::core::Collector;
 use prometheus::{Counter, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts};
 
 fn counter() -> Vec<MetricFamily> {
-    let counters = IntCounterVec::new(
-        Opts::new("gateway_prompt_tokens_total", "Tokens of prompts."),
-        &["model"],
-    )
-    .unwrap();
+    let counters =
+        IntCounterVec::new(Opts::new("gateway_prompt_tokens_total", "Tokens of prompts."), &["model"])
+            .unwrap();
     counters.with_label_values(&["a"]).inc_by(7);
     counters.collect()
 }
@@ -69,10 +67,7 @@ fn help_and_label_values_are_escaped() {
     gauges.with_label_values(&["\"q\" \\ \n é😀"]).set(-1.5);
     let text = open_metrics(&gauges.collect());
     assert!(text.contains("# HELP odd a \\\"b\\\"\\n\\\\c\n"), "{text}");
-    assert!(
-        text.contains("odd{value=\"\\\"q\\\" \\\\ \\n é😀\"} -1.5\n"),
-        "{text}"
-    );
+    assert!(text.contains("odd{value=\"\\\"q\\\" \\\\ \\n é😀\"} -1.5\n"), "{text}");
 }
 
 #[test]
@@ -134,10 +129,7 @@ fn no_families_are_an_empty_exposition() {
 #[test]
 fn prometheus_text_keeps_the_declared_name() {
     let text = encode(&counter(), Format::Prometheus).unwrap();
-    assert!(
-        text.contains("# TYPE gateway_prompt_tokens_total counter\n"),
-        "{text}"
-    );
+    assert!(text.contains("# TYPE gateway_prompt_tokens_total counter\n"), "{text}");
     assert!(!text.contains("EOF"));
 }
 
@@ -146,10 +138,7 @@ fn a_kind_that_is_not_ours_is_an_error_in_both_formats() {
     let mut families = counter();
     families[0].set_field_type(MetricType::UNTYPED);
     for format in [Format::OpenMetrics, Format::Prometheus] {
-        assert!(matches!(
-            encode(&families, format),
-            Err(OpenMetricsError::Kind { .. })
-        ));
+        assert!(matches!(encode(&families, format), Err(OpenMetricsError::Kind { .. })));
     }
 }
 
@@ -198,8 +187,5 @@ fn the_answer_says_what_it_is() {
         Format::OpenMetrics.content_type(),
         "application/openmetrics-text; version=1.0.0; charset=utf-8"
     );
-    assert_eq!(
-        Format::Prometheus.content_type(),
-        "text/plain; version=0.0.4; charset=utf-8"
-    );
+    assert_eq!(Format::Prometheus.content_type(), "text/plain; version=0.0.4; charset=utf-8");
 }

@@ -66,13 +66,8 @@ impl Decoder {
             bytes: Vec::new(),
         };
         let with_text = |token: &&u32| decoder.piece(**token) != Piece::Nothing;
-        let tail: Vec<u32> = prompt_tail
-            .iter()
-            .rev()
-            .filter(with_text)
-            .take(WINDOW_TOKENS)
-            .copied()
-            .collect();
+        let tail: Vec<u32> =
+            prompt_tail.iter().rev().filter(with_text).take(WINDOW_TOKENS).copied().collect();
         for token in tail.into_iter().rev() {
             decoder.push(token)?;
         }
@@ -164,10 +159,7 @@ impl Decoder {
     /// The part of a text of the window that is not known. Compared by characters, because the U+FFFD at the end of a
     /// prompt may have become a character.
     fn new_text<'text>(&self, text: &'text str) -> &'text str {
-        let same = text
-            .chars()
-            .zip(self.known.chars())
-            .take_while(|(new, known)| new == known);
+        let same = text.chars().zip(self.known.chars()).take_while(|(new, known)| new == known);
         &text[same.map(|(character, _)| character.len_utf8()).sum()..]
     }
 

@@ -52,11 +52,7 @@ struct Pattern {
 impl Stops {
     /// Stop strings as the request gave them. Empty ones mean nothing and are left out.
     pub fn new(stops: Vec<String>) -> Self {
-        let patterns = stops
-            .into_iter()
-            .filter(|stop| !stop.is_empty())
-            .map(Pattern::new)
-            .collect();
+        let patterns = stops.into_iter().filter(|stop| !stop.is_empty()).map(Pattern::new).collect();
         Self {
             patterns,
             held: String::new(),
@@ -117,12 +113,7 @@ impl Stops {
 
     /// Where the earliest match begins that is found or still possible; the end of the text if there is none.
     fn earliest_possible_start(&self) -> usize {
-        let begun = self
-            .patterns
-            .iter()
-            .map(|pattern| pattern.matched_bytes)
-            .max()
-            .unwrap_or(0);
+        let begun = self.patterns.iter().map(|pattern| pattern.matched_bytes).max().unwrap_or(0);
         let found = self.found.map_or(usize::MAX, |(start, _)| start);
         found.min(self.seen_bytes - begun)
     }
@@ -131,10 +122,7 @@ impl Stops {
         let text = self.release(start);
         self.held.clear();
         self.stopped = true;
-        StopEvent::Stopped {
-            text,
-            stop: self.patterns[pattern].text.clone(),
-        }
+        StopEvent::Stopped { text, stop: self.patterns[pattern].text.clone() }
     }
 
     /// Takes the held text up to a place in the whole text.
@@ -157,11 +145,7 @@ impl Pattern {
             matched += usize::from(bytes[matched] == bytes[length - 1]);
             fallback[length] = matched;
         }
-        Self {
-            text,
-            fallback,
-            matched_bytes: 0,
-        }
+        Self { text, fallback, matched_bytes: 0 }
     }
 
     /// Feeds one byte; true when the text now ends with the whole stop string.

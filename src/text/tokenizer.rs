@@ -70,10 +70,8 @@ impl Tokenizer {
     /// # Errors
     /// [`TextError::Read`] when the file cannot be read, [`TextError::Parse`] when it is no tokenizer.
     pub fn from_file(path: &Path) -> Result<Self, TextError> {
-        let bytes = std::fs::read(path).map_err(|source| TextError::Read {
-            file: path.to_owned(),
-            source,
-        })?;
+        let bytes =
+            std::fs::read(path).map_err(|source| TextError::Read { file: path.to_owned(), source })?;
         Self::from_bytes(&bytes)
     }
 
@@ -88,27 +86,16 @@ impl Tokenizer {
 
         let vocabulary = inner.get_vocab(true);
         let added = inner.get_added_tokens_decoder();
-        let special_contents: HashSet<&str> = added
-            .values()
-            .filter(|token| token.special)
-            .map(|token| token.content.as_str())
-            .collect();
+        let special_contents: HashSet<&str> =
+            added.values().filter(|token| token.special).map(|token| token.content.as_str()).collect();
         let special = vocabulary
             .iter()
             .filter(|(content, _)| special_contents.contains(content.as_str()))
             .map(|(_, id)| *id)
             .collect();
-        let vocabulary_size = vocabulary
-            .values()
-            .max()
-            .map_or(0, |highest| *highest as usize + 1);
+        let vocabulary_size = vocabulary.values().max().map_or(0, |highest| *highest as usize + 1);
         let byte_fallback = decodes_byte_tokens(&inner);
-        Ok(Self {
-            inner,
-            special,
-            vocabulary_size,
-            byte_fallback,
-        })
+        Ok(Self { inner, special, vocabulary_size, byte_fallback })
     }
 
     /// Turns a text into token ids. `add_special_tokens` lets the file's post-processor add what it wants, such as a
@@ -120,10 +107,7 @@ impl Tokenizer {
         self.inner
             .encode_fast(text, add_special_tokens)
             .map(|encoding| encoding.get_ids().to_vec())
-            .map_err(|source| TextError::Encode {
-                length_bytes: text.len(),
-                source,
-            })
+            .map_err(|source| TextError::Encode { length_bytes: text.len(), source })
     }
 
     /// Turns token ids into text, all at once. Ids outside the vocabulary give no text; bytes that are not UTF-8
@@ -134,10 +118,7 @@ impl Tokenizer {
     pub fn decode(&self, tokens: &[u32], skip_special_tokens: bool) -> Result<String, TextError> {
         self.inner
             .decode(tokens, skip_special_tokens)
-            .map_err(|source| TextError::Decode {
-                length_tokens: tokens.len(),
-                source,
-            })
+            .map_err(|source| TextError::Decode { length_tokens: tokens.len(), source })
     }
 
     /// The highest token id plus one, added tokens included. The model's own vocabulary may be larger (padding of the
@@ -177,20 +158,13 @@ impl Tokenizer {
 /// Whether the decoder of the file reads `<0x41>` as a byte, which only the byte-fallback decoder does.
 fn decodes_byte_tokens(inner: &tokenizers::Tokenizer) -> bool {
     let decode = |token| inner.decode(&[token], false).ok();
-    inner
-        .token_to_id("<0x41>")
-        .and_then(decode)
-        .is_some_and(|text| text == "A")
+    inner.token_to_id("<0x41>").and_then(decode).is_some_and(|text| text == "A")
 }
 
 /// The byte that a byte-fallback token stands for, read as the decoder reads it.
 fn byte_of(content: &str) -> Option<u8> {
     let digits = content.strip_prefix("<0x")?.strip_suffix('>')?;
-    if digits.len() == 2 {
-        u8::from_str_radix(digits, 16).ok()
-    } else {
-        None
-    }
+    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
 }
 
 #[cfg(test)]

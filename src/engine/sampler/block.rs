@@ -30,18 +30,11 @@ pub(super) fn inspect(block: &Block) -> (f32, bool) {
     let mut sound = [1u32; LANES];
     for lanes in block.as_chunks::<LANES>().0 {
         for lane in 0..LANES {
-            highest[lane] = if lanes[lane] > highest[lane] {
-                lanes[lane]
-            } else {
-                highest[lane]
-            };
+            highest[lane] = if lanes[lane] > highest[lane] { lanes[lane] } else { highest[lane] };
             sound[lane] &= u32::from(lanes[lane] < f32::INFINITY);
         }
     }
-    (
-        reduce(highest, |a, b| if b > a { b } else { a }),
-        reduce(sound, |a, b| a & b) == 0,
-    )
+    (reduce(highest, |a, b| if b > a { b } else { a }), reduce(sound, |a, b| a & b) == 0)
 }
 
 /// Writes 2^((logit − highest) · scale) for each logit and returns the sum.
@@ -54,10 +47,7 @@ pub(super) fn weigh(logits: &Block, highest: f32, scale: f32, weights: &mut Bloc
 
 /// Number of the tokens with a logit of at least `low` and less than `high`.
 pub(super) fn count_between(logits: &Block, low: f32, high: f32) -> u32 {
-    logits
-        .iter()
-        .map(|logit| u32::from(*logit >= low) & u32::from(*logit < high))
-        .sum()
+    logits.iter().map(|logit| u32::from(*logit >= low) & u32::from(*logit < high)).sum()
 }
 
 /// Mass of the tokens with a logit of at least `threshold`.
@@ -111,14 +101,8 @@ fn power_of_two(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0;
     #[expect(clippy::approx_constant, reason = "fitted, and not quite ln 2")]
     /// Least greatest relative error on −½..=½ among those that are exact at 0 (a Remez fit): 1e-7.
-    const COEFFICIENTS: [f32; 6] = [
-        1.0,
-        0.693_147,
-        0.240_222_42,
-        0.055_507_34,
-        0.009_671_513,
-        0.001_326_471_5,
-    ];
+    const COEFFICIENTS: [f32; 6] =
+        [1.0, 0.693_147, 0.240_222_42, 0.055_507_34, 0.009_671_513, 0.001_326_471_5];
 
     let power = if x > LOWEST_POWER { x } else { LOWEST_POWER };
     let rounded = power + ROUND;

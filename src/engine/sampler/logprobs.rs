@@ -1,9 +1,6 @@
 //! Log-probabilities of a row of logits, for those who ask. Never part of picking a token.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, reason = "no surface answers log-probabilities yet")
-)]
+#![cfg_attr(not(test), expect(dead_code, reason = "no surface answers log-probabilities yet"))]
 
 use std::f32::consts::LOG2_E;
 
@@ -24,24 +21,15 @@ impl<'logits> Logprobs<'logits> {
         let (blocks, rest) = logits.as_chunks::<BLOCK>();
         let rest = padded(rest);
         let blocks = || blocks.iter().chain([&rest]);
-        let highest = blocks()
-            .map(|block| inspect(block).0)
-            .fold(f32::NEG_INFINITY, f32::max);
+        let highest = blocks().map(|block| inspect(block).0).fold(f32::NEG_INFINITY, f32::max);
         let mut weights = [0.0; BLOCK];
-        let mass: f64 = blocks()
-            .map(|block| f64::from(weigh(block, highest, LOG2_E, &mut weights)))
-            .sum();
-        Self {
-            logits,
-            log_normaliser: f64::from(highest) + mass.ln(),
-        }
+        let mass: f64 = blocks().map(|block| f64::from(weigh(block, highest, LOG2_E, &mut weights))).sum();
+        Self { logits, log_normaliser: f64::from(highest) + mass.ln() }
     }
 
     /// Natural logarithm of the probability of a token; −∞ outside the vocabulary.
     pub(crate) fn of(&self, token: TokenId) -> f32 {
-        self.logits
-            .get(token as usize)
-            .map_or(f32::NEG_INFINITY, |logit| self.normalised(*logit))
+        self.logits.get(token as usize).map_or(f32::NEG_INFINITY, |logit| self.normalised(*logit))
     }
 
     /// The `n` most likely tokens, the most likely first, of equals the lower id first.
@@ -54,9 +42,7 @@ impl<'logits> Logprobs<'logits> {
                 top.truncate(n);
             }
         }
-        top.into_iter()
-            .map(|(token, logit)| (token, self.normalised(logit)))
-            .collect()
+        top.into_iter().map(|(token, logit)| (token, self.normalised(logit))).collect()
     }
 
     fn normalised(&self, logit: f32) -> f32 {
@@ -70,9 +56,7 @@ mod tests {
 
     #[test]
     fn log_probabilities_are_those_of_the_softmax() {
-        let logits: Vec<f32> = (0..1_000)
-            .map(|token| ((token * 37) % 101) as f32 / 10.0)
-            .collect();
+        let logits: Vec<f32> = (0..1_000).map(|token| ((token * 37) % 101) as f32 / 10.0).collect();
         let mass: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
         let logprobs = Logprobs::new(&logits);
         for (token, logit) in logits.iter().enumerate() {
@@ -85,13 +69,7 @@ mod tests {
     #[test]
     fn the_most_likely_tokens_come_first_and_ties_by_id() {
         let logprobs = Logprobs::new(&[1.0, 3.0, 2.0, 3.0, f32::NEG_INFINITY]);
-        let tokens = |n| {
-            logprobs
-                .top(n)
-                .into_iter()
-                .map(|(token, _)| token)
-                .collect::<Vec<_>>()
-        };
+        let tokens = |n| logprobs.top(n).into_iter().map(|(token, _)| token).collect::<Vec<_>>();
         assert_eq!(tokens(0), [0; 0]);
         assert_eq!(tokens(3), [1, 3, 2]);
         assert_eq!(tokens(9), [1, 3, 2, 0, 4]);

@@ -67,11 +67,7 @@ impl Scratch {
             self.block_highest.push(highest);
             unsound |= block_unsound;
         }
-        self.highest = self
-            .block_highest
-            .iter()
-            .copied()
-            .fold(f32::NEG_INFINITY, f32::max);
+        self.highest = self.block_highest.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if unsound {
             return Err(SampleError::NotFinite);
         }
@@ -98,8 +94,7 @@ impl Scratch {
         self.block_mass.clear();
         let scale = temperature.recip() * std::f32::consts::LOG2_E;
         for (logits, weights) in self.logits.iter().zip(&mut self.weights) {
-            self.block_mass
-                .push(f64::from(block::weigh(logits, self.highest, scale, weights)));
+            self.block_mass.push(f64::from(block::weigh(logits, self.highest, scale, weights)));
         }
     }
 
@@ -167,12 +162,7 @@ impl Scratch {
         for (index, mass) in self.block_mass.iter_mut().enumerate() {
             *mass = if self.block_highest[index] >= self.lowest_logit {
                 let (logits, weights) = (&self.logits[index], &self.weights[index]);
-                f64::from(block::mass_kept(
-                    logits,
-                    weights,
-                    self.lowest_logit,
-                    self.lowest_weight,
-                ))
+                f64::from(block::mass_kept(logits, weights, self.lowest_logit, self.lowest_weight))
             } else {
                 0.0
             };
@@ -186,10 +176,7 @@ impl Scratch {
     pub(super) fn kept_tokens(&self) -> Vec<TokenId> {
         let blocks = 0..self.logits.len();
         blocks
-            .flat_map(|block| {
-                self.kept(block)
-                    .map(move |(within, _)| (block * BLOCK + within) as TokenId)
-            })
+            .flat_map(|block| self.kept(block).map(move |(within, _)| (block * BLOCK + within) as TokenId))
             .collect()
     }
 }

@@ -48,19 +48,15 @@ fn text_in_front_of_half_a_character_is_not_lost() {
 #[test]
 fn a_sequence_that_ends_inside_a_character_says_so() {
     let tokenizer = Arc::new(byte_level());
-    assert_eq!(
-        pieces(&tokenizer, &[], &[97, 0xf0, 0x9f], true),
-        ["a", "", "", "\u{fffd}"]
-    );
+    assert_eq!(pieces(&tokenizer, &[], &[97, 0xf0, 0x9f], true), ["a", "", "", "\u{fffd}"]);
 }
 
 #[test]
 fn bytes_that_never_become_a_character_do_not_hold_back_the_text() {
     for tokenizer in [byte_level(), sentence_piece(false)].map(Arc::new) {
         let pieces = pieces(&tokenizer, &[], &[0xff; 100], true);
-        let behind: Vec<usize> = (1..=100)
-            .map(|count| count - pieces[..count].concat().chars().count())
-            .collect();
+        let behind: Vec<usize> =
+            (1..=100).map(|count| count - pieces[..count].concat().chars().count()).collect();
         assert!(behind.iter().all(|held| *held <= 3), "{behind:?}");
         assert_eq!(pieces.concat(), "\u{fffd}".repeat(100));
     }
@@ -78,24 +74,12 @@ fn the_leading_space_depends_on_the_prompt() {
     let (hello, world) = (257, 258);
     for tokenizer in [sentence_piece(true), sentence_piece(false)].map(Arc::new) {
         assert_eq!(streamed(&tokenizer, &[], &[hello, world], true), "hello world");
-        assert_eq!(
-            streamed(&tokenizer, &[hello], &[world, hello], true),
-            " world hello"
-        );
+        assert_eq!(streamed(&tokenizer, &[hello], &[world, hello], true), " world hello");
         // A skipped special token is no context.
-        assert_eq!(
-            streamed(&tokenizer, &[hello, END_OF_SENTENCE], &[world], true),
-            " world"
-        );
+        assert_eq!(streamed(&tokenizer, &[hello, END_OF_SENTENCE], &[world], true), " world");
         assert_eq!(streamed(&tokenizer, &[END_OF_SENTENCE], &[world], true), "world");
-        assert_eq!(
-            streamed(&tokenizer, &[hello], &[END_OF_SENTENCE, world], true),
-            " world"
-        );
-        assert_eq!(
-            streamed(&tokenizer, &[hello], &[256, 256, 256, world], true),
-            "    world"
-        );
+        assert_eq!(streamed(&tokenizer, &[hello], &[END_OF_SENTENCE, world], true), " world");
+        assert_eq!(streamed(&tokenizer, &[hello], &[256, 256, 256, world], true), "    world");
     }
 }
 
@@ -103,10 +87,7 @@ fn the_leading_space_depends_on_the_prompt() {
 fn a_prompt_that_ends_inside_a_character_gets_it_completed() {
     for tokenizer in [byte_level(), sentence_piece(false)].map(Arc::new) {
         let prompt = bytes(b"\xf0\x9f");
-        assert_eq!(
-            streamed(&tokenizer, &prompt, &bytes(b"\x98\x80\xc3\xa9"), true),
-            "😀é"
-        );
+        assert_eq!(streamed(&tokenizer, &prompt, &bytes(b"\x98\x80\xc3\xa9"), true), "😀é");
     }
 }
 
@@ -115,11 +96,7 @@ fn a_prompt_that_is_cut_inside_a_run_of_bytes_does_no_harm() {
     let tokenizer = Arc::new(sentence_piece(false));
     let prompt = bytes("😀".repeat(20).as_bytes());
     for cut in 0..12 {
-        assert_eq!(
-            streamed(&tokenizer, &prompt[cut..], &bytes("é😀".as_bytes()), true),
-            "é😀",
-            "cut {cut}"
-        );
+        assert_eq!(streamed(&tokenizer, &prompt[cut..], &bytes("é😀".as_bytes()), true), "é😀", "cut {cut}");
     }
 }
 
@@ -168,9 +145,8 @@ fn the_window_stays_small_whatever_comes() {
 /// Every token of [`byte_level`]: single bytes more often than the rest, so that characters do come about.
 fn byte_level_token() -> impl Strategy<Value = u32> {
     let awkward = 256..256 + AWKWARD_TOKENS.len() as u32;
-    let typical = prop::sample::select(vec![
-        0xf0, 0x9f, 0x98, 0x80, 0xe2, 0x82, 0xac, 0xc3, 0xff, 0x61, 0x20,
-    ]);
+    let typical =
+        prop::sample::select(vec![0xf0, 0x9f, 0x98, 0x80, 0xe2, 0x82, 0xac, 0xc3, 0xff, 0x61, 0x20]);
     prop_oneof![3 => typical, 2 => awkward, 1 => 0..256u32, 1 => END..END + 3]
 }
 

@@ -12,10 +12,7 @@ fn text(text: &str) -> StopEvent {
 }
 
 fn stopped(text: &str, stop: &str) -> StopEvent {
-    StopEvent::Stopped {
-        text: text.to_owned(),
-        stop: stop.to_owned(),
-    }
+    StopEvent::Stopped { text: text.to_owned(), stop: stop.to_owned() }
 }
 
 /// Pushes all pieces; the text that came out and the stop string that ended it.
@@ -97,10 +94,7 @@ fn the_match_that_begins_first_wins_and_is_waited_for() {
 
 #[test]
 fn of_equal_starts_the_shorter_wins() {
-    assert_eq!(
-        stops(&["stopping", "stop"]).push("do stopping"),
-        stopped("do ", "stop")
-    );
+    assert_eq!(stops(&["stopping", "stop"]).push("do stopping"), stopped("do ", "stop"));
 }
 
 #[test]

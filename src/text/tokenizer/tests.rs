@@ -22,9 +22,8 @@ pub(crate) const END: u32 = 256 + AWKWARD_TOKENS.len() as u32;
 /// to four tokens and for padding.
 pub(crate) fn byte_level() -> Tokenizer {
     let spelled = |bytes: &[u8]| bytes.iter().map(|byte| spelling(*byte)).collect::<String>();
-    let mut vocabulary: serde_json::Map<String, Value> = (0..=255u8)
-        .map(|byte| (spelling(byte).to_string(), json!(byte)))
-        .collect();
+    let mut vocabulary: serde_json::Map<String, Value> =
+        (0..=255u8).map(|byte| (spelling(byte).to_string(), json!(byte))).collect();
     for (index, bytes) in AWKWARD_TOKENS.iter().enumerate() {
         vocabulary.insert(spelled(bytes), json!(256 + index));
     }
@@ -48,9 +47,8 @@ pub(crate) fn byte_level() -> Tokenizer {
 /// A Llama-like tokenizer: ids 0..256 are the byte-fallback tokens, then the pieces, then `</s>` (special).
 /// `metaspace` chooses the Metaspace decoder, which has no byte fallback, over the sequence that Llama files have.
 pub(crate) fn sentence_piece(metaspace: bool) -> Tokenizer {
-    let mut vocabulary: serde_json::Map<String, Value> = (0..=255u8)
-        .map(|byte| (format!("<0x{byte:02X}>"), json!(byte)))
-        .collect();
+    let mut vocabulary: serde_json::Map<String, Value> =
+        (0..=255u8).map(|byte| (format!("<0x{byte:02X}>"), json!(byte))).collect();
     for (index, piece) in PIECES.iter().enumerate() {
         vocabulary.insert((*piece).to_owned(), json!(256 + index));
     }
@@ -143,14 +141,8 @@ fn a_file_is_read_and_what_is_wrong_with_it_is_said() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokenizer.json");
     let error = Tokenizer::from_file(&file).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        format!("failed to read tokenizer {}", file.display())
-    );
+    assert_eq!(error.to_string(), format!("failed to read tokenizer {}", file.display()));
 
     std::fs::write(&file, "<html>").unwrap();
-    assert_eq!(
-        Tokenizer::from_file(&file).unwrap_err().to_string(),
-        "failed to parse tokenizer"
-    );
+    assert_eq!(Tokenizer::from_file(&file).unwrap_err().to_string(), "failed to parse tokenizer");
 }

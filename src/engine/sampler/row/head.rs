@@ -65,9 +65,7 @@ impl Scratch {
         }
         let candidates = std::mem::take(&mut self.candidates);
         // Not lower than before: rounding of the mass must not bring back what top_k left out.
-        let border = candidates[..kept]
-            .last()
-            .map_or(bracket.high, |(logit, _)| *logit);
+        let border = candidates[..kept].last().map_or(bracket.high, |(logit, _)| *logit);
         self.lowest_logit = self.lowest_logit.max(border);
         for (logit, token) in &candidates[kept..] {
             // Equal to the last kept one, but of a higher id.
@@ -87,19 +85,11 @@ impl Scratch {
     /// tokens that have a weight do not measure enough.
     fn bracket(&self, measure: Measure, enough: f64) -> Option<Bracket> {
         let measured_from = |threshold| self.measure(measure, threshold);
-        let mut bracket = Bracket {
-            low: f32::NAN,
-            below: f64::NAN,
-            high: self.highest.next_up(),
-            above: 0.0,
-        };
+        let mut bracket =
+            Bracket { low: f32::NAN, below: f64::NAN, high: self.highest.next_up(), above: 0.0 };
         let mut depths = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, -LOWEST_POWER].into_iter();
         while bracket.low.is_nan() {
-            bracket.step(
-                self.highest - depths.next()? * self.temperature,
-                enough,
-                measured_from,
-            );
+            bracket.step(self.highest - depths.next()? * self.temperature, enough, measured_from);
         }
         while self.most_within(measure, &bracket) > CANDIDATES {
             let middle = bracket.low.midpoint(bracket.high);
@@ -139,9 +129,7 @@ impl Scratch {
     /// Indices of the blocks with a logit of at least `threshold`.
     fn blocks_from(&self, threshold: f32) -> impl Iterator<Item = usize> {
         let highest = self.block_highest.iter().enumerate();
-        highest
-            .filter(move |(_, highest)| **highest >= threshold)
-            .map(|(index, _)| index)
+        highest.filter(move |(_, highest)| **highest >= threshold).map(|(index, _)| index)
     }
 
     /// Gathers the tokens with `low` ≤ logit < `high`, most likely first.
@@ -154,17 +142,12 @@ impl Scratch {
             }
             for (within, logit) in logits.iter().enumerate() {
                 if *logit >= low && *logit < high {
-                    self.candidates
-                        .push((*logit, (index * BLOCK + within) as TokenId));
+                    self.candidates.push((*logit, (index * BLOCK + within) as TokenId));
                 }
             }
         }
-        self.candidates
-            .sort_unstable_by(|(left, left_token), (right, right_token)| {
-                right
-                    .partial_cmp(left)
-                    .unwrap_or(Ordering::Equal)
-                    .then(left_token.cmp(right_token))
-            });
+        self.candidates.sort_unstable_by(|(left, left_token), (right, right_token)| {
+            right.partial_cmp(left).unwrap_or(Ordering::Equal).then(left_token.cmp(right_token))
+        });
     }
 }

@@ -4,38 +4,10 @@ use super::*;
 
 /// Seeds and the first numbers of each, from an implementation of the documented generator in Python.
 const GOLDEN: [(u64, [f64; 3]); 4] = [
-    (
-        0,
-        [
-            0.584_725_192_470_706_1,
-            0.463_036_100_232_346_65,
-            0.130_145_089_474_317_9,
-        ],
-    ),
-    (
-        1,
-        [
-            0.440_986_186_542_590_36,
-            0.109_033_261_818_708_43,
-            0.786_356_498_041_549,
-        ],
-    ),
-    (
-        42,
-        [
-            0.258_769_571_022_896_55,
-            0.298_018_191_786_584_73,
-            0.780_712_850_900_822_1,
-        ],
-    ),
-    (
-        u64::MAX,
-        [
-            0.192_973_025_684_107_35,
-            0.548_806_913_465_112_2,
-            0.321_590_555_158_571_7,
-        ],
-    ),
+    (0, [0.584_725_192_470_706_1, 0.463_036_100_232_346_65, 0.130_145_089_474_317_9]),
+    (1, [0.440_986_186_542_590_36, 0.109_033_261_818_708_43, 0.786_356_498_041_549]),
+    (42, [0.258_769_571_022_896_55, 0.298_018_191_786_584_73, 0.780_712_850_900_822_1]),
+    (u64::MAX, [0.192_973_025_684_107_35, 0.548_806_913_465_112_2, 0.321_590_555_158_571_7]),
 ];
 
 #[test]
@@ -55,9 +27,7 @@ fn the_random_number_depends_on_the_place_in_the_output_only() {
     let (mut alone, mut other) = (Sampler::new(&sampling, &[]), Sampler::new(&sampling, &[1, 2]));
     let mut scratch = Scratch::default();
     for step in 0..20 {
-        let logits: Vec<f32> = (0..100)
-            .map(|token| ((token * 31 + step * 17) % 23) as f32 / 5.0)
-            .collect();
+        let logits: Vec<f32> = (0..100).map(|token| ((token * 31 + step * 17) % 23) as f32 / 5.0).collect();
         let pick = alone.sample(&logits, &mut scratch).unwrap();
         assert_eq!(alone.sample(&logits, &mut scratch).unwrap(), pick);
         assert_eq!(other.sample(&logits, &mut scratch).unwrap(), pick);
@@ -69,9 +39,8 @@ fn the_random_number_depends_on_the_place_in_the_output_only() {
 #[test]
 fn draws_follow_the_distribution() {
     const DRAWS: u32 = 40_000;
-    let logits: Vec<f32> = (0..100)
-        .map(|token| if token % 12 == 5 { token as f32 / 40.0 } else { OFF })
-        .collect();
+    let logits: Vec<f32> =
+        (0..100).map(|token| if token % 12 == 5 { token as f32 / 40.0 } else { OFF }).collect();
     let mass: f64 = logits.iter().map(|logit| f64::from(*logit).exp()).sum();
     let mut sampler = Sampler::new(&Sampling { seed: 3, ..drawing() }, &[]);
     let mut scratch = Scratch::default();

@@ -15,19 +15,13 @@ const NEGLIGIBLE: f64 = 1e-20;
 
 fn weights(temperature: f32, logits: &[f32]) -> Vec<f64> {
     let highest = f64::from(logits.iter().copied().fold(OFF, f32::max));
-    logits
-        .iter()
-        .map(|logit| ((f64::from(*logit) - highest) / f64::from(temperature)).exp())
-        .collect()
+    logits.iter().map(|logit| ((f64::from(*logit) - highest) / f64::from(temperature)).exp()).collect()
 }
 
 fn reference(sampling: &Sampling, logits: &[f32]) -> Reference {
     let mut order: Vec<(TokenId, f64)> = (0..).zip(weights(sampling.temperature, logits)).collect();
     order.sort_by(|(left, _), (right, _)| {
-        logits[*right as usize]
-            .partial_cmp(&logits[*left as usize])
-            .unwrap()
-            .then(left.cmp(right))
+        logits[*right as usize].partial_cmp(&logits[*left as usize]).unwrap().then(left.cmp(right))
     });
     order.retain(|(_, weight)| *weight > NEGLIGIBLE);
     if sampling.top_k > 0 {
@@ -41,11 +35,8 @@ fn reference(sampling: &Sampling, logits: &[f32]) -> Reference {
             sum += weight;
             sum >= enough
         });
-        let by_top_p = if sampling.top_p < 1.0 {
-            crossing.map_or(order.len(), |at| at + 1)
-        } else {
-            order.len()
-        };
+        let by_top_p =
+            if sampling.top_p < 1.0 { crossing.map_or(order.len(), |at| at + 1) } else { order.len() };
         let lowest = f64::from(sampling.min_p) - shift;
         let by_min_p = order.partition_point(|(_, weight)| sampling.min_p <= 0.0 || *weight >= lowest);
         by_top_p.min(by_min_p)
@@ -97,14 +88,7 @@ fn sampling() -> impl Strategy<Value = Sampling> {
     let top_p = prop_oneof![2 => Just(1.0), 3 => 0.001..1.0f32, 1 => Just(0.999_999_9)];
     let min_p = prop_oneof![2 => Just(0.0), 2 => 0.0..1.0f32, 1 => 0.0..0.01f32, 1 => Just(1.0)];
     (temperature, top_k, top_p, min_p, any::<u64>()).prop_map(|(temperature, top_k, top_p, min_p, seed)| {
-        Sampling {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            seed,
-            ..Sampling::greedy()
-        }
+        Sampling { temperature, top_k, top_p, min_p, seed, ..Sampling::greedy() }
     })
 }
 
