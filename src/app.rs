@@ -12,20 +12,22 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::{EngineSettings, Settings, SourceSettings};
-use crate::engine::EngineLimits;
 use crate::engine::ort::library::Search;
 use crate::engine::ort::{Runtime, RuntimeOptions};
 use crate::http::{self, Api, CountedListener, HttpLimits};
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::model::reconcile::{ModelSpec, Workshop};
 use crate::model::source::{FetchSettings, Fetcher, HubToken};
-use crate::model::{LoadLimits, Registry};
+use crate::model::{LoadLimits, MemoryLimits, Registry, RunningStep};
 use crate::shutdown::{Phase, StopRequests, Tasks};
 
 /// Time for a connection to the hub or another server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A download that brings nothing for so long is begun again where it stopped.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often steps are looked at.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// After the deadline has ended all generations, answers have so long to reach their clients.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -77,6 +79,8 @@ pub async fn run(settings: Settings, listeners: Listeners, stop: StopRequests) -
         phase: phase_seen.clone(),
         limits: HttpLimits {
             body_bytes: settings.listen.max_body_bytes,
+            request_timeout: settings.listen.request_timeout,
+            step_timeout: settings.engine.step_timeout,
             metrics_on_api: settings.listen.metrics_on_api,
         },
     });
@@ -91,6 +95,7 @@ pub async fn run(settings: Settings, listeners: Listeners, stop: StopRequests) -
     let outcome = tokio::select! {
         () = wait_for_stop(stop.clone()) => Ok(()),
         error = keep_model(&workshop, &spec) => Err(error),
+        never = watch_steps(&registry, settings.engine.step_timeout) => match never {},
     };
     end(&settings, &phase, stop, &registry, &api_tasks).await;
     ops_tasks.joined().await;
@@ -108,6 +113,21 @@ async fn keep_model(workshop: &Workshop, spec: &ModelSpec) -> anyhow::Error {
     }
     // Failed for good: `/readyz` says why, and the process stays for whoever asks.
     std::future::pending().await
+}
+
+/// Logs a step that takes longer than `bound`, once, with what it runs.
+async fn watch_steps(registry: &Registry, bound: Duration) -> std::convert::Infallible {
+    let mut told = Vec::new();
+    loop {
+        tokio::time::sleep(WATCH_INTERVAL.min(bound)).await;
+        let stuck = registry.stuck(bound);
+        for (model, step) in stuck.iter().filter(|(model, _)| !told.contains(model)) {
+            let RunningStep { age, rows, chunk_tokens } = step;
+            let age_ms = age.as_millis() as u64;
+            tracing::error!(%model, age_ms, rows, chunk_tokens, "an engine step takes too long: the model is not ready");
+        }
+        told = stuck.into_iter().map(|(model, _)| model).collect();
+    }
 }
 
 async fn wait_for_stop(mut stop: StopRequests) {
@@ -198,9 +218,12 @@ fn model_spec(settings: &Settings) -> anyhow::Result<ModelSpec> {
         limits: LoadLimits {
             context_tokens: engine.context_length.map(std::num::NonZeroUsize::get),
             rows: engine.max_batch_size.get(),
-            engine: EngineLimits {
-                chunk_tokens: engine.prefill_chunk_tokens.get(),
-                queue: engine.queue_limit,
+            chunk_tokens: engine.prefill_chunk_tokens.get(),
+            queue: engine.queue_limit,
+            memory: MemoryLimits {
+                process_bytes: engine.memory_limit.or_else(memory::limit_bytes),
+                cache_bytes: engine.cache_memory,
+                prefix_bytes: engine.prefix_memory,
             },
         },
     })

@@ -57,6 +57,9 @@ pub struct ListenSettings {
     /// Address for probes and metrics alone, so that load on the API cannot fail them.
     #[arg(long, env = "INFERENCE_OPS_ADDRESS", default_value = "0.0.0.0:3001", value_name = "ADDRESS")]
     pub ops_address: SocketAddr,
+    /// Time after which a generation fails if it has not ended, the wait in the queue included.
+    #[arg(long, env = "INFERENCE_REQUEST_TIMEOUT", default_value = "10m", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub request_timeout: Duration,
     /// Whether the API address serves /metrics too.
     #[arg(long, env = "INFERENCE_METRICS_ON_API", default_value = "true", value_name = "BOOL", action = clap::ArgAction::Set)]
     pub metrics_on_api: bool,
@@ -101,6 +104,18 @@ pub struct EngineSettings {
     /// Tokens of a prompt that are computed between two steps of the streams of others.
     #[arg(long, env = "INFERENCE_PREFILL_CHUNK_TOKENS", default_value = "64", value_name = "TOKENS")]
     pub prefill_chunk_tokens: NonZeroUsize,
+    /// Bytes that the process may use, as 2Gi or 500M. Default: the limit of its cgroup, or the machine's memory.
+    #[arg(long, env = "INFERENCE_MEMORY_LIMIT", value_name = "BYTES", value_parser = parse_bytes)]
+    pub memory_limit: Option<u64>,
+    /// Bytes for the caches of running sequences. Default: half of what is free when the model is loaded.
+    #[arg(long, env = "INFERENCE_CACHE_MEMORY", value_name = "BYTES", value_parser = parse_bytes)]
+    pub cache_memory: Option<u64>,
+    /// Bytes for kept beginnings of prompts; 0 keeps none. Default: a quarter of what is free, at most 1Gi.
+    #[arg(long, env = "INFERENCE_PREFIX_MEMORY", value_name = "BYTES", value_parser = parse_bytes)]
+    pub prefix_memory: Option<u64>,
+    /// An engine step that takes longer makes its model unready, and twice as long fails /livez.
+    #[arg(long, env = "INFERENCE_STEP_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub step_timeout: Duration,
     /// The ONNX Runtime library. Default: beside the executable, the project's prepared folder, the system.
     #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
     pub ort_dylib_path: Option<PathBuf>,
@@ -308,6 +323,9 @@ impl Settings {
     fn computed_default(&self, id: &str) -> String {
         match id {
             "threads" => self.engine.thread_count().to_string(),
+            "memory_limit" => "(the limit of the cgroup, or the machine's memory)".to_owned(),
+            "cache_memory" => "(half of what is free when the model is loaded)".to_owned(),
+            "prefix_memory" => "(a quarter of what is free, at most 1Gi)".to_owned(),
             "context_length" => "(what the model's files say)".to_owned(),
             "default_tokenizer" if self.model.is_built_in() => DEFAULT_TOKENIZER.to_owned(),
             "default_tokenizer" => "(the model's own folder)".to_owned(),
@@ -388,6 +406,26 @@ impl SourceSettings {
     }
 }
 
+/// A number of bytes, with the suffixes of Kubernetes quantities: k, M, G, T and Ki, Mi, Gi, Ti.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let scale: u64 = match &text[digits.len()..] {
+        "" => 1,
+        "k" => 1_000,
+        "M" => 1_000_000,
+        "G" => 1_000_000_000,
+        "T" => 1_000_000_000_000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        "Ti" => 1 << 40,
+        other => return Err(format!("`{other}` is no suffix; k, M, G, T, Ki, Mi, Gi and Ti are")),
+    };
+    let number: u64 =
+        digits.parse().map_err(|_| "not a whole number of bytes, such as 500M or 2Gi".to_owned())?;
+    number.checked_mul(scale).ok_or_else(|| "more bytes than can be counted".to_owned())
+}
+
 /// `$XDG_CACHE_HOME`, else `~/.cache`, else the system's temporary folder.
 fn user_cache() -> PathBuf {
     variable("XDG_CACHE_HOME")
@@ -400,4 +438,19 @@ fn user_cache() -> PathBuf {
 #[expect(clippy::disallowed_methods, reason = "this is the file that reads the environment")]
 fn variable(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_written_as_in_kubernetes() {
+        assert_eq!(parse_bytes("12"), Ok(12));
+        assert_eq!(parse_bytes("500M"), Ok(500_000_000));
+        assert_eq!(parse_bytes("2Gi"), Ok(2 << 30));
+        for bad in ["", "Gi", "1.5Gi", "-1", "2GB", "99999999999Ti"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -28,6 +28,8 @@ pub struct Input {
     pub sampling: Sampling,
     /// Tokens to generate at most, at least 1; `None`: [`DEFAULT_MAX_TOKENS`], or what is left of the context.
     pub max_tokens: Option<usize>,
+    /// Time after which the generation fails if it has not ended.
+    pub timeout: Option<Duration>,
     /// The text ends before the first of these.
     pub stop: Vec<String>,
     /// Whether end-of-text tokens are tokens like any other.
@@ -116,7 +118,7 @@ pub enum GenerateError {
 /// The queue is full, the prompt does not fit or cannot be tokenised, the engine is gone.
 pub async fn start(model: Arc<LoadedModel>, input: Input) -> Result<Generation, GenerateError> {
     let accepted = Instant::now();
-    let Input { prompt, sampling, max_tokens, stop, ignore_eos, skip_special_tokens } = input;
+    let Input { prompt, sampling, max_tokens, timeout, stop, ignore_eos, skip_special_tokens } = input;
     let place = model.engine.reserve()?;
     let prompt_tokens = encode(&model, prompt).await?;
     let context_tokens = model.engine.geometry().context_tokens;
@@ -125,6 +127,7 @@ pub async fn start(model: Arc<LoadedModel>, input: Input) -> Result<Generation, 
         prompt: prompt_tokens.clone(),
         sampling,
         max_tokens: max_tokens.unwrap_or(DEFAULT_MAX_TOKENS.min(left)),
+        deadline: timeout.map(|timeout| accepted + timeout),
         stop_tokens: if ignore_eos { Vec::new() } else { model.end_tokens.clone() },
     };
     let decoder = Decoder::new(Arc::clone(&model.tokenizer), &prompt_tokens, skip_special_tokens)?;

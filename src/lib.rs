@@ -23,6 +23,7 @@ pub mod config;
 pub mod engine;
 pub mod generate;
 pub mod http;
+pub mod memory;
 pub mod metrics;
 pub mod model;
 pub mod openmetrics;

@@ -97,6 +97,14 @@ struct ModelFamilies {
     time_per_output_token: HistogramVec,
     requests_running: IntGaugeVec,
     requests_waiting: IntGaugeVec,
+    rows: IntGaugeVec,
+    cache_capacity: IntGaugeVec,
+    cache_reserved: IntGaugeVec,
+    prefix_bytes: IntGaugeVec,
+    prefix_queried: IntCounterVec,
+    prefix_hit: IntCounterVec,
+    queue_duration: HistogramVec,
+    prefill_duration: HistogramVec,
     step_duration: HistogramVec,
     step_rows: HistogramVec,
 }
@@ -112,9 +120,91 @@ pub struct ModelMetrics {
     time_per_output_token: Histogram,
     requests_running: IntGauge,
     requests_waiting: IntGauge,
+    rows: IntGauge,
+    cache_capacity: IntGauge,
+    cache_reserved: IntGauge,
+    prefix_bytes: IntGauge,
+    prefix_queried: IntCounter,
+    prefix_hit: IntCounter,
+    queue_duration: Histogram,
+    prefill_duration: Histogram,
     step_duration: Histogram,
     step_rows: Histogram,
     inference_duration: Histogram,
+}
+
+impl ModelFamilies {
+    fn new(on: &Declare<'_>) -> Self {
+        Self {
+            prompt_tokens: on.counters("prompt_tokens_total", "Tokens of accepted prompts.", &["model"]),
+            generated_tokens: on.counters("generated_tokens_total", "Tokens generated.", &["model"]),
+            generations: on.counters(
+                "generations_total",
+                "Generations ended, by reason: eos, stop, length, cancelled, error.",
+                &["model", "finish_reason"],
+            ),
+            time_to_first_token: on.histograms(
+                "time_to_first_token_seconds",
+                "Time from an accepted generation to its first token, the wait in the queue included.",
+                FIRST_TOKEN_SECONDS,
+                &["model"],
+            ),
+            time_per_output_token: on.histograms(
+                "time_per_output_token_seconds",
+                "Mean time of each output token after the first, one observation a generation.",
+                TOKEN_SECONDS,
+                &["model"],
+            ),
+            requests_running: on.gauges("requests_running", "Generations in a row of the batch.", &["model"]),
+            requests_waiting: on.gauges("requests_waiting", "Generations waiting for a row.", &["model"]),
+            rows: on.gauges("rows", "Generations that can be in a row at once.", &["model"]),
+            cache_capacity: on.gauges(
+                "cache_capacity_tokens",
+                "Tokens of cache that running generations may come to need.",
+                &["model"],
+            ),
+            cache_reserved: on.gauges(
+                "cache_reserved_tokens",
+                "Tokens of cache that running generations may come to need now.",
+                &["model"],
+            ),
+            prefix_bytes: on.gauges("prefix_bytes", "Memory of kept beginnings of prompts.", &["model"]),
+            prefix_queried: on.counters(
+                "prefix_queried_tokens_total",
+                "Prompt tokens for which a kept beginning was looked for.",
+                &["model"],
+            ),
+            prefix_hit: on.counters(
+                "prefix_hit_tokens_total",
+                "Prompt tokens that were copied from a kept beginning, not computed.",
+                &["model"],
+            ),
+            queue_duration: on.histograms(
+                "queue_duration_seconds",
+                "Time that generations waited for a row.",
+                FIRST_TOKEN_SECONDS,
+                &["model"],
+            ),
+            prefill_duration: on.histograms(
+                "prefill_duration_seconds",
+                "Time from the row to the first token.",
+                FIRST_TOKEN_SECONDS,
+                &["model"],
+            ),
+            step_duration: on.histograms(
+                "step_duration_seconds",
+                "Time of an engine step: a piece of a prompt, if any, and one token for each decoding row.",
+                TOKEN_SECONDS,
+                &["model"],
+            ),
+            step_rows: on.histograms(
+                "step_rows",
+                "Rows that decoded together in an engine step.",
+                BATCH_ROWS,
+                &["model"],
+            ),
+        }
+    }
 }
 
 impl Metrics {
@@ -145,46 +235,8 @@ impl Metrics {
                 LOAD_SECONDS,
                 &["model", "phase"],
             ),
-            model_ready: on.gauges(
-                "model_ready",
-                "1 while the model answers, else 0.",
-                &["model"],
-            ),
-            models: ModelFamilies {
-                prompt_tokens: on.counters("prompt_tokens_total", "Tokens of accepted prompts.", &["model"]),
-                generated_tokens: on.counters("generated_tokens_total", "Tokens generated.", &["model"]),
-                generations: on.counters(
-                    "generations_total",
-                    "Generations ended, by reason: eos, stop, length, cancelled, error.",
-                    &["model", "finish_reason"],
-                ),
-                time_to_first_token: on.histograms(
-                    "time_to_first_token_seconds",
-                    "Time from an accepted generation to its first token, the wait in the queue included.",
-                    FIRST_TOKEN_SECONDS,
-                    &["model"],
-                ),
-                time_per_output_token: on.histograms(
-                    "time_per_output_token_seconds",
-                    "Mean time of each output token after the first, one observation a generation.",
-                    TOKEN_SECONDS,
-                    &["model"],
-                ),
-                requests_running: on.gauges("requests_running", "Generations in a row of the batch.", &["model"]),
-                requests_waiting: on.gauges("requests_waiting", "Generations waiting for a row.", &["model"]),
-                step_duration: on.histograms(
-                    "step_duration_seconds",
-                    "Time of an engine step: a piece of a prompt, if any, and one token for each decoding row.",
-                    TOKEN_SECONDS,
-                    &["model"],
-                ),
-                step_rows: on.histograms(
-                    "step_rows",
-                    "Rows that decoded together in an engine step.",
-                    BATCH_ROWS,
-                    &["model"],
-                ),
-            },
+            model_ready: on.gauges("model_ready", "1 while the model answers, else 0.", &["model"]),
+            models: ModelFamilies::new(&on),
             registry,
         }
     }
@@ -199,6 +251,14 @@ impl Metrics {
             time_per_output_token,
             requests_running,
             requests_waiting,
+            rows,
+            cache_capacity,
+            cache_reserved,
+            prefix_bytes,
+            prefix_queried,
+            prefix_hit,
+            queue_duration,
+            prefill_duration,
             step_duration,
             step_rows,
         } = &self.models;
@@ -212,6 +272,14 @@ impl Metrics {
             time_per_output_token: time_per_output_token.with_label_values(label),
             requests_running: requests_running.with_label_values(label),
             requests_waiting: requests_waiting.with_label_values(label),
+            rows: rows.with_label_values(label),
+            cache_capacity: cache_capacity.with_label_values(label),
+            cache_reserved: cache_reserved.with_label_values(label),
+            prefix_bytes: prefix_bytes.with_label_values(label),
+            prefix_queried: prefix_queried.with_label_values(label),
+            prefix_hit: prefix_hit.with_label_values(label),
+            queue_duration: queue_duration.with_label_values(label),
+            prefill_duration: prefill_duration.with_label_values(label),
             step_duration: step_duration.with_label_values(label),
             step_rows: step_rows.with_label_values(label),
             inference_duration: self.inference_duration.clone(),
@@ -282,10 +350,38 @@ impl ModelMetrics {
         }
     }
 
-    /// Sequences in rows and in the queue.
-    pub(crate) fn load(&self, running: usize, waiting: usize) {
+    /// What the engine can hold. Without a bound on the cache its capacity is not told.
+    pub(crate) fn capacity(&self, rows: usize, cache_tokens: usize) {
+        self.rows.set(rows as i64);
+        self.cache_capacity.set(i64::try_from(cache_tokens).unwrap_or_default());
+    }
+
+    /// Sequences in rows and in the queue, and tokens of cache that those in rows may come to need.
+    pub(crate) fn load(&self, running: usize, waiting: usize, reserved_tokens: usize) {
         self.requests_running.set(running as i64);
         self.requests_waiting.set(waiting as i64);
+        self.cache_reserved.set(reserved_tokens as i64);
+    }
+
+    /// A sequence got a row after `waited`.
+    pub(crate) fn admitted(&self, waited: Duration) {
+        self.queue_duration.observe(waited.as_secs_f64());
+    }
+
+    /// A sequence has its first token.
+    pub(crate) fn prefilled(&self, duration: Duration) {
+        self.prefill_duration.observe(duration.as_secs_f64());
+    }
+
+    /// Of a prompt of `tokens` tokens, `copied` were known.
+    pub(crate) fn prefix(&self, tokens: usize, copied: usize) {
+        self.prefix_queried.inc_by(tokens as u64);
+        self.prefix_hit.inc_by(copied as u64);
+    }
+
+    /// Memory of kept beginnings.
+    pub(crate) fn prefix_bytes(&self, bytes: usize) {
+        self.prefix_bytes.set(bytes as i64);
     }
 
     /// An engine step with `rows` decoding rows.

@@ -3,6 +3,8 @@
 //! A backend has a fixed number of *rows*, each with room for the cache of one sequence. The worker addresses rows by
 //! index and keeps live rows contiguous, so that one run covers all of them; the backend never decides who runs.
 
+use std::ops::Range;
+
 use super::request::TokenId;
 
 /// What a backend can do; fixed for its life.
@@ -16,6 +18,10 @@ pub struct Geometry {
     pub rows: usize,
     /// Whether a prompt may be fed in several runs.
     pub chunks: bool,
+    /// Memory of the cache of one token, in bytes; 0 when there is no cache.
+    pub cache_bytes_per_token: usize,
+    /// Whether caches can be read and written, so that beginnings of prompts can be kept.
+    pub keeps_prefixes: bool,
 }
 
 /// One run: consecutive rows, beginning at `first_row`.
@@ -56,6 +62,16 @@ pub trait Backend: Send {
 
     /// Moves the first `tokens` tokens of the cache of row `from` to row `to`; `from` is free afterwards.
     fn move_row(&mut self, from: usize, to: usize, tokens: usize);
+
+    /// Appends the cache of some tokens of a row to `cache`, in an order of the backend's own.
+    ///
+    /// Only called when [`Geometry::keeps_prefixes`] is set.
+    fn read_cache(&self, row: usize, tokens: Range<usize>, cache: &mut Vec<f32>);
+
+    /// Writes what [`Backend::read_cache`] has read from the same positions of some row.
+    ///
+    /// Only called when [`Geometry::keeps_prefixes`] is set.
+    fn write_cache(&mut self, row: usize, tokens: Range<usize>, cache: &[f32]);
 
     /// Tells that a row is no longer used, so that its memory can be given back.
     fn release_row(&mut self, row: usize);

@@ -2,6 +2,7 @@
 //!
 //! A wrong position, a row that was moved to the wrong place or a cache that was not cleared changes what comes out.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, mpsc};
 
 use super::backend::{Backend, BackendError, Batch, Geometry};
@@ -18,6 +19,8 @@ pub(super) struct Record {
     pub(super) decoded_rows: Vec<usize>,
     /// Tokens in each row after the last run.
     pub(super) cached: Vec<usize>,
+    /// The most tokens in all rows after any run.
+    pub(super) most_cached: usize,
 }
 
 pub(super) struct Fake {
@@ -36,7 +39,14 @@ pub(super) struct Fake {
 impl Fake {
     pub(super) fn new(rows: usize, context_tokens: usize) -> Self {
         Self {
-            geometry: Geometry { vocabulary_size: VOCABULARY, context_tokens, rows, chunks: true },
+            geometry: Geometry {
+                vocabulary_size: VOCABULARY,
+                context_tokens,
+                rows,
+                chunks: true,
+                cache_bytes_per_token: size_of::<f32>(),
+                keeps_prefixes: true,
+            },
             rows: vec![Vec::new(); rows],
             logits: Vec::new(),
             record: Arc::default(),
@@ -126,6 +136,7 @@ impl Backend for Fake {
             }));
         }
         record.cached = self.rows.iter().map(Vec::len).collect();
+        record.most_cached = record.most_cached.max(record.cached.iter().sum());
         Ok(if batch.logits { &mut self.logits } else { &mut [] })
     }
 
@@ -133,6 +144,17 @@ impl Backend for Fake {
         let mut moved = std::mem::take(&mut self.rows[from]);
         moved.truncate(tokens);
         self.rows[to] = moved;
+    }
+
+    fn read_cache(&self, row: usize, tokens: Range<usize>, cache: &mut Vec<f32>) {
+        cache.extend(self.rows[row][tokens].iter().map(|token| *token as f32));
+    }
+
+    fn write_cache(&mut self, row: usize, tokens: Range<usize>, cache: &[f32]) {
+        let row = &mut self.rows[row];
+        row.truncate(tokens.start);
+        assert_eq!(row.len(), tokens.start, "blocks are written in order");
+        row.extend(cache.iter().map(|number| *number as TokenId));
     }
 
     fn release_row(&mut self, row: usize) {

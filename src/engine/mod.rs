@@ -12,12 +12,15 @@ mod backend;
 #[cfg(test)]
 mod fake;
 pub mod ort;
+mod prefix;
+mod pulse;
 mod request;
 mod sampler;
 mod scheduler;
 mod sequence;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod worker;
 
 use std::sync::mpsc as std_mpsc;
@@ -27,9 +30,12 @@ use std::thread::JoinHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 pub use backend::{Backend, BackendError, Batch, Geometry, Input};
+pub use pulse::RunningStep;
 pub use request::{EngineError, Event, Finish, Finished, Request, Sampling, TokenId};
+pub use turns::Turns;
 
 use crate::metrics::ModelMetrics;
+use pulse::Pulse;
 use sequence::Sequence;
 use worker::{Message, Worker};
 
@@ -40,6 +46,19 @@ pub struct EngineLimits {
     pub chunk_tokens: usize,
     /// Requests that may wait for a row.
     pub queue: usize,
+    /// Tokens of cache that running sequences may come to need, prompt and output together.
+    pub cache_tokens: usize,
+    /// Bytes of kept beginnings of prompts; 0 keeps none.
+    pub prefix_bytes: usize,
+}
+
+/// What an engine shares with others.
+#[derive(Clone)]
+pub struct Shared {
+    /// Turns on the compute threads.
+    pub turns: Arc<Turns>,
+    /// The metrics of the model.
+    pub metrics: ModelMetrics,
 }
 
 /// Handle to a running engine. Cheap to clone; the engine ends when the last handle and the last stream are gone.
@@ -53,6 +72,8 @@ struct Inner {
     places: Arc<Semaphore>,
     total_places: usize,
     geometry: Geometry,
+    cache_tokens: usize,
+    pulse: Arc<Pulse>,
     alive: watch::Receiver<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -74,13 +95,14 @@ impl Engine {
         name: &str,
         backend: Box<dyn Backend>,
         limits: EngineLimits,
-        metrics: ModelMetrics,
+        shared: Shared,
     ) -> std::io::Result<Self> {
         let geometry = backend.geometry();
         let total_places = geometry.rows + limits.queue;
         let (mailbox, messages) = std_mpsc::channel();
         let (alive_sender, alive) = watch::channel(true);
-        let worker = Worker::new(backend, limits.chunk_tokens, messages, metrics);
+        let pulse = Arc::new(Pulse::new());
+        let worker = Worker::new(backend, limits, messages, Arc::clone(&pulse), shared);
         let thread = std::thread::Builder::new().name(format!("engine-{name}")).spawn(move || {
             // Dropped at the end of the thread, also when the worker panics: the engine is then seen as dead.
             let _alive = AliveGuard(alive_sender);
@@ -92,6 +114,8 @@ impl Engine {
                 places: Arc::new(Semaphore::new(total_places)),
                 total_places,
                 geometry,
+                cache_tokens: limits.cache_tokens,
+                pulse,
                 alive,
                 thread: Mutex::new(Some(thread)),
             }),
@@ -106,6 +130,11 @@ impl Engine {
     /// Turns false when the worker thread has ended, for whatever reason.
     pub fn alive(&self) -> watch::Receiver<bool> {
         self.inner.alive.clone()
+    }
+
+    /// The step that is running now; one that has run for long is stuck.
+    pub fn running_step(&self) -> Option<RunningStep> {
+        self.inner.pulse.running()
     }
 
     /// Takes a place, in a row or in the queue.
@@ -142,7 +171,15 @@ impl Engine {
     }
 
     fn check(&self, request: &Request) -> Result<(), EngineError> {
-        let Geometry { vocabulary_size, context_tokens, rows: _, chunks: _ } = self.inner.geometry;
+        let (vocabulary_size, context_tokens) =
+            (self.inner.geometry.vocabulary_size, self.inner.geometry.context_tokens);
+        if request.reserved_tokens() > self.inner.cache_tokens && request.reserved_tokens() <= context_tokens
+        {
+            return Err(EngineError::CacheExceeded {
+                tokens: request.reserved_tokens(),
+                available_tokens: self.inner.cache_tokens,
+            });
+        }
         if request.prompt.len() + request.max_tokens > context_tokens {
             return Err(EngineError::ContextExceeded {
                 prompt_tokens: request.prompt.len(),

@@ -3,7 +3,7 @@
 //! `generate.rs` makes a [`Request`] from text; the worker answers it with a row of [`Event`]s. Nothing here knows
 //! text, HTTP or ONNX Runtime.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Index into the model's vocabulary.
 pub type TokenId = u32;
@@ -59,6 +59,15 @@ pub struct Request {
     pub max_tokens: usize,
     /// Tokens that end the generation; they are not part of the output.
     pub stop_tokens: Vec<TokenId>,
+    /// When the request fails if it has not ended, waiting or running.
+    pub deadline: Option<Instant>,
+}
+
+impl Request {
+    /// Tokens whose cache the request may need.
+    pub(super) fn reserved_tokens(&self) -> usize {
+        self.prompt.len() + self.max_tokens
+    }
 }
 
 /// What the worker tells the owner of a request, in order: tokens, then one `Finished`.
@@ -81,6 +90,8 @@ pub struct Finished {
     pub prefill: Duration,
     /// From the first picked token to the last.
     pub decode: Duration,
+    /// Prompt tokens whose cache was copied, not computed.
+    pub cached_prompt_tokens: usize,
 }
 
 /// Why a generation ended.
@@ -113,6 +124,20 @@ pub enum EngineError {
         /// Tokens that a sequence may have.
         context_tokens: usize,
     },
+    /// The cache of the request alone is larger than all the memory for caches.
+    #[error(
+        "{tokens} tokens need more cache memory than there is ({available_tokens} tokens): ask for fewer, or give the \
+         gateway more memory"
+    )]
+    CacheExceeded {
+        /// Tokens of prompt and output.
+        tokens: usize,
+        /// Tokens that fit.
+        available_tokens: usize,
+    },
+    /// The deadline has passed.
+    #[error("the request did not end before its deadline")]
+    DeadlineExceeded,
     /// A token id is outside the vocabulary.
     #[error("token id {token} is outside the vocabulary of {vocabulary_size} tokens")]
     UnknownToken {

@@ -8,6 +8,9 @@
 //! Rows are contiguous, so one run decodes all of them. Prompts are fed one after the other, in chunks whose borders
 //! lie at fixed multiples of the position in the prompt, whatever else runs, so that a sequence is computed the same
 //! alone or in company.
+//!
+//! A sequence gets a row only when the cache memory that it may come to need is free: what has begun never runs out of
+//! memory. Nobody is overtaken, so a large request waits for memory but is not passed over for ever.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -39,25 +42,28 @@ pub(super) struct Vacated {
     pub(super) released: usize,
 }
 
+/// Bounds of what runs at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// Sequences in rows.
+    pub(super) rows: usize,
+    /// Tokens of cache that sequences in rows may come to need.
+    pub(super) cache_tokens: usize,
+    /// Tokens of a chunk.
+    pub(super) chunk_tokens: usize,
+}
+
 /// The sequences of one engine.
 pub(super) struct Scheduler {
     waiting: VecDeque<Sequence>,
     prefilling: Option<Sequence>,
     decoding: Vec<Sequence>,
-    max_rows: usize,
-    chunk_tokens: usize,
+    bounds: Bounds,
 }
 
 impl Scheduler {
-    /// At most `max_rows` sequences run at once; prompts are fed in chunks of `chunk_tokens`.
-    pub(super) fn new(max_rows: usize, chunk_tokens: usize) -> Self {
-        Self {
-            waiting: VecDeque::new(),
-            prefilling: None,
-            decoding: Vec::with_capacity(max_rows),
-            max_rows,
-            chunk_tokens,
-        }
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self { waiting: VecDeque::new(), prefilling: None, decoding: Vec::with_capacity(bounds.rows), bounds }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -70,6 +76,11 @@ impl Scheduler {
 
     pub(super) fn running(&self) -> usize {
         self.decoding.len() + usize::from(self.prefilling.is_some())
+    }
+
+    /// Tokens of cache that the sequences in rows may come to need.
+    pub(super) fn reserved_tokens(&self) -> usize {
+        self.decoding.iter().chain(&self.prefilling).map(Sequence::reserved_tokens).sum()
     }
 
     /// The sequences that decode; index = row.
@@ -86,14 +97,19 @@ impl Scheduler {
         self.waiting.push_back(sequence);
     }
 
-    /// Gives a free row to the sequence that arrived first, then says what to run.
-    pub(super) fn plan(&mut self) -> Plan {
-        if self.prefilling.is_none() && self.decoding.len() < self.max_rows {
-            self.prefilling = self.waiting.pop_front();
-            if let Some(sequence) = &mut self.prefilling {
-                sequence.mark_admitted();
-            }
+    /// Gives a free row to the sequence that arrived first, if the memory it may need is free; returns it.
+    pub(super) fn admit(&mut self) -> Option<&mut Sequence> {
+        let first = self.waiting.front()?;
+        let fits = self.reserved_tokens() + first.reserved_tokens() <= self.bounds.cache_tokens;
+        if self.prefilling.is_some() || self.decoding.len() == self.bounds.rows || !fits {
+            return None;
         }
+        self.prefilling = self.waiting.pop_front();
+        self.prefilling.as_mut()
+    }
+
+    /// What to run now.
+    pub(super) fn plan(&self) -> Plan {
         Plan {
             chunk: self.prefilling.as_ref().map(|sequence| self.next_chunk(sequence)),
             decode: self.decoding.len(),
@@ -101,8 +117,8 @@ impl Scheduler {
     }
 
     fn next_chunk(&self, sequence: &Sequence) -> Range<usize> {
-        let start = sequence.prefilled();
-        let border = (start / self.chunk_tokens + 1) * self.chunk_tokens;
+        let (start, chunk_tokens) = (sequence.prefilled(), self.bounds.chunk_tokens);
+        let border = (start / chunk_tokens + 1) * chunk_tokens;
         start..border.min(sequence.prompt().len())
     }
 
@@ -133,9 +149,14 @@ impl Scheduler {
         Some((removed, Vacated { moves: Vec::new(), released }))
     }
 
-    /// Drops waiting sequences that nobody reads any more.
-    pub(super) fn drop_cancelled_waiting(&mut self) {
-        self.waiting.retain(|sequence| !sequence.is_cancelled());
+    /// Takes out the waiting sequences that `wanted` does not want, in order of arrival.
+    pub(super) fn remove_waiting(&mut self, unwanted: impl Fn(&Sequence) -> bool) -> Vec<Sequence> {
+        if !self.waiting.iter().any(&unwanted) {
+            return Vec::new();
+        }
+        let (removed, kept) = self.waiting.drain(..).partition(unwanted);
+        self.waiting = kept;
+        Vec::from_iter::<VecDeque<Sequence>>(removed)
     }
 
     /// Takes everything out, waiting and running.

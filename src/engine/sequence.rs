@@ -1,9 +1,10 @@
 //! One generation: its tokens, how far it is, and the stream it answers on.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::prefix::Key;
 use super::request::{EngineError, Event, Finish, Finished, Request, TokenId};
 use super::sampler::Sampler;
 
@@ -13,6 +14,10 @@ pub(super) struct Sequence {
     sampler: Sampler,
     /// Prompt tokens that are in the cache.
     prefilled: usize,
+    /// Those of them that were copied.
+    copied: usize,
+    /// The kept blocks that the prompt begins with, by the last one.
+    prefix: Option<Key>,
     /// The last picked token: the input of the next decode step.
     last: TokenId,
     generated: usize,
@@ -35,6 +40,8 @@ impl Sequence {
             request,
             sampler,
             prefilled: 0,
+            copied: 0,
+            prefix: None,
             last: 0,
             generated: 0,
             stream,
@@ -48,6 +55,24 @@ impl Sequence {
     /// Whether nobody reads the stream any more.
     pub(super) fn is_cancelled(&self) -> bool {
         self.stream.is_closed()
+    }
+
+    /// Whether the deadline has passed at `now`.
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.request.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// Tokens whose cache this sequence may need.
+    pub(super) fn reserved_tokens(&self) -> usize {
+        self.request.reserved_tokens()
+    }
+
+    pub(super) fn prefix(&self) -> Option<Key> {
+        self.prefix
+    }
+
+    pub(super) fn set_prefix(&mut self, prefix: Option<Key>) {
+        self.prefix = prefix;
     }
 
     pub(super) fn sampler(&mut self) -> &mut Sampler {
@@ -66,6 +91,12 @@ impl Sequence {
         self.prefilled += tokens;
     }
 
+    /// Takes over a beginning that was copied, not computed.
+    pub(super) fn add_copied(&mut self, tokens: usize) {
+        self.prefilled += tokens;
+        self.copied += tokens;
+    }
+
     /// Tokens in the cache of this sequence's row: the prompt, and every picked token but the last.
     pub(super) fn cached(&self) -> usize {
         self.prefilled + self.generated.saturating_sub(1)
@@ -76,8 +107,16 @@ impl Sequence {
         std::slice::from_ref(&self.last)
     }
 
-    pub(super) fn mark_admitted(&mut self) {
-        self.admitted = Some(Instant::now());
+    /// Notes that the wait is over, and returns how long it was.
+    pub(super) fn mark_admitted(&mut self) -> Duration {
+        let now = Instant::now();
+        self.admitted = Some(now);
+        now - self.submitted
+    }
+
+    /// From the row to the first picked token, once there is one.
+    pub(super) fn prefill_duration(&self) -> Option<Duration> {
+        Some(self.first_token? - self.admitted?)
     }
 
     /// Takes the picked token: emits it, or ends the sequence. Returns the reason when this was the end.
@@ -102,6 +141,7 @@ impl Sequence {
             queued: admitted - self.submitted,
             prefill: first_token - admitted,
             decode: now - first_token,
+            cached_prompt_tokens: self.copied,
         })));
     }
 

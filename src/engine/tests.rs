@@ -1,7 +1,7 @@
 //! The engine over the deterministic fake: scheduling, rows, streams, cancellation, failures.
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
@@ -9,14 +9,25 @@ use super::fake::{Fake, VOCABULARY, continuation};
 use super::*;
 use crate::metrics::Metrics;
 
-const LIMITS: EngineLimits = EngineLimits { chunk_tokens: 4, queue: 64 };
+const LIMITS: EngineLimits =
+    EngineLimits { chunk_tokens: 4, queue: 64, cache_tokens: usize::MAX, prefix_bytes: 0 };
 
 fn start(fake: Fake, limits: EngineLimits) -> Engine {
-    Engine::start("test", Box::new(fake), limits, Metrics::new().model("test")).unwrap()
+    Engine::start("test", Box::new(fake), limits, shared()).unwrap()
+}
+
+fn shared() -> Shared {
+    Shared { turns: Arc::default(), metrics: Metrics::new().model("test") }
 }
 
 fn request(prompt: &[TokenId], max_tokens: usize) -> Request {
-    Request { prompt: prompt.to_vec(), sampling: Sampling::greedy(), max_tokens, stop_tokens: Vec::new() }
+    Request {
+        prompt: prompt.to_vec(),
+        sampling: Sampling::greedy(),
+        max_tokens,
+        stop_tokens: Vec::new(),
+        deadline: None,
+    }
 }
 
 fn submit(engine: &Engine, request: Request) -> TokenStream {
@@ -211,6 +222,84 @@ async fn streams_outlive_the_last_handle() {
     alive.wait_for(|alive| !alive).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_known_beginning_is_copied_and_gives_the_same_tokens() {
+    let fake = Fake::new(2, 64);
+    let record = fake.record();
+    let engine = start(fake, EngineLimits { prefix_bytes: 1 << 20, ..LIMITS });
+    let first: Vec<TokenId> = (0..18).collect();
+    let second: Vec<TokenId> = (0..14).chain([60, 61, 62]).collect();
+    collect(submit(&engine, request(&first, 3))).await.unwrap();
+    record.lock().unwrap().chunks.clear();
+    let mut stream = submit(&engine, request(&second, 9));
+    let mut tokens = Vec::new();
+    let finished = loop {
+        match stream.next().await.unwrap().unwrap() {
+            Event::Token(token) => tokens.push(token),
+            Event::Finished(finished) => break finished,
+        }
+    };
+    assert_eq!(tokens, continuation(&second, 9));
+    assert_eq!(finished.cached_prompt_tokens, 12);
+    assert_eq!(record.lock().unwrap().chunks[0], (12, 4), "only the rest is computed");
+}
+
+#[tokio::test]
+async fn what_may_not_fit_into_memory_waits_and_what_never_fits_is_refused() {
+    let (fake, gate) = Fake::new(4, 64).gated();
+    let engine = start(fake, EngineLimits { cache_tokens: 30, ..LIMITS });
+    let streams = [submit(&engine, request(&[1; 5], 15)), submit(&engine, request(&[2; 5], 15))];
+    let refused = engine.submit(engine.reserve().unwrap(), request(&[3; 20], 11));
+    assert!(matches!(refused, Err(EngineError::CacheExceeded { tokens: 31, available_tokens: 30 })));
+    drop(gate);
+    for (stream, token) in streams.into_iter().zip([1, 2]) {
+        assert_eq!(collect(stream).await.unwrap().0, continuation(&[token; 5], 15));
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_holds_in_the_queue_and_while_running() {
+    let (fake, gate) = Fake::new(1, 64).gated();
+    let engine = start(fake, LIMITS);
+    let late = |prompt: &[TokenId]| Request { deadline: Some(Instant::now()), ..request(prompt, 40) };
+    let deadline = Instant::now() + Duration::from_millis(200);
+    let soon = Request { deadline: Some(deadline), ..request(&[1], 40) };
+    let running = submit(&engine, soon);
+    let queued = submit(&engine, late(&[2]));
+    let patient = submit(&engine, request(&[3], 4));
+    open(&gate, 1);
+    assert!(matches!(collect(queued).await, Err(EngineError::DeadlineExceeded)));
+    wait_until(|| Instant::now() > deadline).await;
+    drop(gate);
+    assert!(matches!(collect(running).await, Err(EngineError::DeadlineExceeded)));
+    assert_eq!(collect(patient).await.unwrap().0, continuation(&[3], 4));
+}
+
+#[tokio::test]
+async fn a_step_that_hangs_is_seen_from_outside() {
+    let (fake, gate) = Fake::new(1, 64).gated();
+    let engine = start(fake, LIMITS);
+    assert_eq!(engine.running_step(), None);
+    let stream = submit(&engine, request(&[1, 2, 3], 2));
+    wait_until(|| engine.running_step().is_some_and(|step| step.age > Duration::from_millis(20))).await;
+    assert_eq!(engine.running_step().map(|step| (step.rows, step.chunk_tokens)), Some((0, 3)));
+    drop(gate);
+    collect(stream).await.unwrap();
+    wait_until(|| engine.running_step().is_none()).await;
+}
+
+#[tokio::test]
+async fn two_engines_take_turns() {
+    let shared = shared();
+    let engines: Vec<Engine> = (0..2)
+        .map(|_| Engine::start("test", Box::new(Fake::new(2, 4096)), LIMITS, shared.clone()).unwrap())
+        .collect();
+    let streams: Vec<_> = engines.iter().map(|engine| submit(engine, request(&[1], 3000))).collect();
+    for stream in streams {
+        assert_eq!(collect(stream).await.unwrap().0, continuation(&[1], 3000));
+    }
+}
+
 /// Polls a condition that another thread will make true.
 async fn wait_until(condition: impl Fn() -> bool) {
     tokio::time::timeout(Duration::from_secs(10), async {
@@ -232,11 +321,7 @@ struct Arrival {
 }
 
 fn arrivals() -> impl Strategy<Value = Vec<Arrival>> {
-    let arrival = (
-        prop::collection::vec(0..VOCABULARY as u32, 1..30),
-        1usize..20,
-        prop::option::weighted(0.3, 0usize..8),
-    );
+    let arrival = (prop::collection::vec(0..3u32, 1..30), 1usize..20, prop::option::weighted(0.3, 0usize..8));
     prop::collection::vec(
         arrival.prop_map(|(prompt, max_tokens, patience)| Arrival { prompt, max_tokens, patience }),
         1..40,
@@ -248,10 +333,16 @@ proptest! {
 
     /// Whatever comes and goes: everybody gets exactly their own continuation, and no row or place is lost.
     #[test]
-    fn nobody_is_mixed_up_or_starved_and_no_row_leaks(arrivals in arrivals(), rows in 1usize..6, chunk in 1usize..9) {
+    fn nobody_is_mixed_up_or_starved_and_no_row_leaks(
+        arrivals in arrivals(),
+        rows in 1usize..6,
+        chunk in 1usize..9,
+        cache_tokens in 50usize..300,
+        prefix_bytes in 0usize..400,
+    ) {
         let fake = Fake::new(rows, 64);
         let record = fake.record();
-        let limits = EngineLimits { chunk_tokens: chunk, queue: 64 };
+        let limits = EngineLimits { chunk_tokens: chunk, cache_tokens, prefix_bytes, ..LIMITS };
         let engine = start(fake, limits);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -274,6 +365,7 @@ proptest! {
             wait_until(|| engine.inner.places.available_permits() == engine.inner.total_places).await;
         });
         engine.stop();
+        prop_assert!(record.lock().unwrap().most_cached <= cache_tokens, "more memory was used than there is");
         prop_assert!(record.lock().unwrap().cached.iter().all(|tokens| *tokens == 0), "a row was not released");
     }
 }

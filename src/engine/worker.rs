@@ -1,13 +1,18 @@
 //! The thread that owns an engine: take work, plan, run the model, sample, emit.
 
+use std::ops::Range;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use super::backend::{Backend, Batch, Input};
+use super::prefix::PrefixStore;
+use super::pulse::Pulse;
 use super::request::{EngineError, Finish};
-use super::sampler::{SampleError, Scratch};
-use super::scheduler::{Scheduler, Vacated};
+use super::sampler::Scratch;
+use super::scheduler::{Bounds, Scheduler, Vacated};
 use super::sequence::Sequence;
+use super::{EngineLimits, Shared};
 use crate::metrics::ModelMetrics;
 
 /// What handles send to the worker.
@@ -22,9 +27,12 @@ pub(super) enum Message {
 pub(super) struct Worker {
     backend: Box<dyn Backend>,
     scheduler: Scheduler,
+    prefixes: PrefixStore,
+    chunk_tokens: usize,
     scratch: Scratch,
     mailbox: Receiver<Message>,
-    metrics: ModelMetrics,
+    pulse: Arc<Pulse>,
+    shared: Shared,
 }
 
 /// Whether the loop goes on.
@@ -37,40 +45,54 @@ enum Mail {
 impl Worker {
     pub(super) fn new(
         backend: Box<dyn Backend>,
-        chunk_tokens: usize,
+        limits: EngineLimits,
         mailbox: Receiver<Message>,
-        metrics: ModelMetrics,
+        pulse: Arc<Pulse>,
+        shared: Shared,
     ) -> Self {
         let geometry = backend.geometry();
-        let chunk_tokens = if geometry.chunks { chunk_tokens } else { geometry.context_tokens };
+        let chunk_tokens = if geometry.chunks { limits.chunk_tokens } else { geometry.context_tokens };
+        let prefix_bytes = if geometry.keeps_prefixes { limits.prefix_bytes } else { 0 };
+        let bounds = Bounds { rows: geometry.rows, cache_tokens: limits.cache_tokens, chunk_tokens };
+        shared.metrics.capacity(geometry.rows, limits.cache_tokens);
         Self {
-            scheduler: Scheduler::new(geometry.rows, chunk_tokens),
+            scheduler: Scheduler::new(bounds),
+            prefixes: PrefixStore::new(chunk_tokens, prefix_bytes),
+            chunk_tokens,
             scratch: Scratch::default(),
             backend,
             mailbox,
-            metrics,
+            pulse,
+            shared,
         }
     }
 
     /// Runs until the last handle is gone and all work is done, or until told to stop.
     pub(super) fn run(mut self) {
         while self.take_mail() == Mail::Work {
-            self.drop_cancelled();
+            self.drop_unwanted();
+            self.admit();
             let plan = self.scheduler.plan();
+            let chunk = plan.chunk.unwrap_or_default();
+            let turns = Arc::clone(&self.shared.turns);
+            let turn = turns.take();
             let started = Instant::now();
-            if let Some(chunk) = plan.chunk {
+            self.pulse.begin(plan.decode, chunk.len());
+            if !chunk.is_empty() {
                 self.prefill(chunk);
             }
             if plan.decode > 0 {
                 self.decode(plan.decode);
             }
-            self.metrics.step(plan.decode, started.elapsed());
-            self.metrics.load(self.scheduler.running(), self.scheduler.waiting());
+            self.pulse.end();
+            drop(turn);
+            self.metrics().step(plan.decode, started.elapsed());
+            self.tell_load();
         }
         for sequence in self.scheduler.drain() {
             sequence.fail(EngineError::ShuttingDown);
         }
-        self.metrics.load(0, 0);
+        self.tell_load();
     }
 
     /// Takes what has arrived; waits only when there is nothing to do.
@@ -91,24 +113,49 @@ impl Worker {
         }
     }
 
-    /// Frees the rows and places of requests that nobody reads any more.
-    fn drop_cancelled(&mut self) {
-        self.scheduler.drop_cancelled_waiting();
-        if self.scheduler.prefilling().is_some_and(|s| s.is_cancelled())
-            && let Some((_dropped, vacated)) = self.scheduler.remove_prefilling()
+    /// Frees the rows and places of requests that nobody reads any more or whose deadline has passed.
+    fn drop_unwanted(&mut self) {
+        let now = Instant::now();
+        let unwanted = |sequence: &Sequence| sequence.is_cancelled() || sequence.is_late(now);
+        for sequence in self.scheduler.remove_waiting(unwanted) {
+            sequence.fail(EngineError::DeadlineExceeded);
+        }
+        if self.scheduler.prefilling().is_some_and(|sequence| unwanted(sequence))
+            && let Some((sequence, vacated)) = self.scheduler.remove_prefilling()
         {
+            sequence.fail(EngineError::DeadlineExceeded);
             self.close_hole(&vacated);
         }
         for row in (0..self.scheduler.decoding().len()).rev() {
-            if self.scheduler.decoding()[row].is_cancelled() {
-                let (_dropped, vacated) = self.scheduler.remove_decoding(row);
+            if unwanted(&self.scheduler.decoding()[row]) {
+                let (sequence, vacated) = self.scheduler.remove_decoding(row);
+                sequence.fail(EngineError::DeadlineExceeded);
                 self.close_hole(&vacated);
             }
         }
     }
 
+    /// Gives a row to the next sequence and copies the longest known beginning of its prompt into it.
+    fn admit(&mut self) {
+        let row = self.scheduler.decoding().len();
+        let Some(sequence) = self.scheduler.admit() else {
+            return;
+        };
+        self.shared.metrics.admitted(sequence.mark_admitted());
+        if !self.prefixes.is_enabled() {
+            return;
+        }
+        for key in self.prefixes.find(sequence.prompt()) {
+            let start = sequence.prefilled();
+            self.backend.write_cache(row, start..start + self.chunk_tokens, self.prefixes.cache(key));
+            sequence.add_copied(self.chunk_tokens);
+            sequence.set_prefix(Some(key));
+        }
+        self.shared.metrics.prefix(sequence.prompt().len(), sequence.prefilled());
+    }
+
     /// Feeds a piece of a prompt; when it is the last one, picks the first token.
-    fn prefill(&mut self, chunk: std::ops::Range<usize>) {
+    fn prefill(&mut self, chunk: Range<usize>) {
         let row = self.scheduler.decoding().len();
         let Some(sequence) = self.scheduler.prefilling() else {
             return;
@@ -120,25 +167,45 @@ impl Worker {
             logits: last,
         };
         let picked = match self.backend.forward(&batch) {
-            Ok(_logits) if !last => {
-                sequence.add_prefilled(chunk.len());
-                return;
-            }
             Ok(logits) => {
                 sequence.add_prefilled(chunk.len());
-                pick(sequence, logits, &mut self.scratch)
+                if last { pick(sequence, logits, &mut self.scratch) } else { Ok(None) }
             }
             Err(error) => Err(EngineError::Run(error.to_string())),
         };
+        if picked.is_ok() && chunk.len() == self.chunk_tokens {
+            self.keep_prefix(row, chunk);
+        }
         match picked {
-            Ok(None) => self.scheduler.promote(),
+            Ok(None) if !last => {}
+            Ok(None) => {
+                self.tell_first_token();
+                self.scheduler.promote();
+            }
             outcome => {
+                self.tell_first_token();
                 if let Some((sequence, vacated)) = self.scheduler.remove_prefilling() {
                     settle(sequence, outcome);
                     self.close_hole(&vacated);
                 }
             }
         }
+    }
+
+    /// Keeps the cache of a whole chunk that was just computed.
+    fn keep_prefix(&mut self, row: usize, chunk: Range<usize>) {
+        let Some(sequence) = self.scheduler.prefilling() else {
+            return;
+        };
+        // Behind a block that could not be kept nothing can be found.
+        if chunk.start > 0 && sequence.prefix().is_none() {
+            return;
+        }
+        let tokens = &sequence.prompt()[chunk.clone()];
+        let backend = &self.backend;
+        let kept =
+            self.prefixes.keep(sequence.prefix(), tokens, |cache| backend.read_cache(row, chunk, cache));
+        sequence.set_prefix(kept);
     }
 
     /// Feeds one token to each of the first `rows` rows and picks the next of each.
@@ -153,7 +220,7 @@ impl Worker {
         match self.backend.forward(&batch) {
             Ok(logits) => {
                 let width = logits.len() / rows;
-                for (sequence, row) in sequences.iter_mut().zip(logits.chunks_exact_mut(width)) {
+                for (sequence, row) in sequences.iter_mut().zip(logits.chunks_exact(width)) {
                     outcomes.push(pick(sequence, row, &mut self.scratch));
                 }
             }
@@ -175,21 +242,34 @@ impl Worker {
         }
         self.backend.release_row(vacated.released);
     }
+
+    fn tell_first_token(&mut self) {
+        if let Some(duration) = self.scheduler.prefilling().and_then(|sequence| sequence.prefill_duration()) {
+            self.metrics().prefilled(duration);
+        }
+    }
+
+    fn tell_load(&self) {
+        let (running, waiting) = (self.scheduler.running(), self.scheduler.waiting());
+        self.metrics().load(running, waiting, self.scheduler.reserved_tokens());
+        self.metrics().prefix_bytes(self.prefixes.used_bytes());
+    }
+
+    fn metrics(&self) -> &ModelMetrics {
+        &self.shared.metrics
+    }
 }
 
 /// Samples the next token of a sequence from its logits row; `Some` when it ends with it.
 fn pick(
     sequence: &mut Sequence,
-    logits: &mut [f32],
+    logits: &[f32],
     scratch: &mut Scratch,
 ) -> Result<Option<Finish>, EngineError> {
-    let token = sequence
-        .sampler()
-        .sample(logits, scratch)
-        .map_err(|error: SampleError| EngineError::Run(error.to_string()))?
-        .token;
-    sequence.sampler().accept(token);
-    Ok(sequence.push(token))
+    let sampler = sequence.sampler();
+    let picked = sampler.sample(logits, scratch).map_err(|error| EngineError::Run(error.to_string()))?;
+    sampler.accept(picked.token);
+    Ok(sequence.push(picked.token))
 }
 
 /// Tells the owner of an ended sequence how it ended.

@@ -115,6 +115,12 @@ impl From<EngineError> for ApiError {
             EngineError::ContextExceeded { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message).at("text")
             }
+            EngineError::CacheExceeded { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "cache_memory_exceeded", message).at("text")
+            }
+            EngineError::DeadlineExceeded => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "deadline_exceeded", message).retry_after(1)
+            }
             EngineError::UnknownToken { .. } => Self::invalid_value("text", message),
             // What the library said is for the log, where the engine has put it.
             EngineError::Run(_) => {

@@ -11,6 +11,7 @@ mod sse;
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Extension, Request};
@@ -46,6 +47,10 @@ pub struct Api {
 pub struct HttpLimits {
     /// Largest body.
     pub body_bytes: usize,
+    /// Time after which a generation fails if it has not ended.
+    pub request_timeout: Duration,
+    /// An engine step that takes longer makes its model unready, and twice as long the process dead.
+    pub step_timeout: Duration,
     /// Whether the API listener serves `/metrics`.
     pub metrics_on_api: bool,
 }

@@ -112,7 +112,8 @@ async fn answer(
     let model = api.registry.get(request.model.as_deref())?;
     let revision = HeaderValue::from_str(&model.revision).expect("a revision is hexadecimal");
     let stream = request.stream.unwrap_or(false);
-    let (input, answer) = parse(request, started)?;
+    let (mut input, answer) = parse(request, started)?;
+    input.timeout = Some(api.limits.request_timeout);
     let generation = generate::start(model, input).await?;
     let mut response = if stream {
         answer.stream(generation, request_id.clone())
@@ -171,6 +172,7 @@ fn parse(request: NativeRequest, started: Instant) -> Result<(Input, Answer), Ap
         prompt: text,
         sampling,
         max_tokens: max_tokens.map(checked_max_tokens).transpose()?,
+        timeout: None,
         stop: checked_stop(stop)?,
         ignore_eos: ignore_eos.unwrap_or(false),
         skip_special_tokens: skip_special_tokens.unwrap_or(true),

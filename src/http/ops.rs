@@ -46,19 +46,36 @@ pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// 200 unless the process is stuck; never looks at models.
-pub(super) async fn livez() -> &'static str {
-    "ok\n"
+/// 200 unless an engine is stuck in a step; looks at nothing else of a model.
+pub(super) async fn livez(State(api): State<Arc<Api>>) -> (StatusCode, String) {
+    match api.registry.stuck(api.limits.step_timeout * 2).first() {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some((name, step)) => {
+            let seconds = step.age.as_secs();
+            (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("the engine of {name} has been in one step for {seconds} s\n"),
+            )
+        }
+    }
 }
 
 /// 200 only while a model can answer and the process is not ending; the body says which model is where, and why.
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
-    let models: Vec<ModelReadiness> = api
+    let stuck = api.registry.stuck(api.limits.step_timeout);
+    let mut models: Vec<ModelReadiness> = api
         .registry
         .statuses()
         .into_iter()
         .map(|(name, status, answers)| model_readiness(name.to_string(), &status, answers))
         .collect();
+    for (name, step) in stuck {
+        let model = models.iter_mut().find(|model| model.name == name.as_str());
+        if let Some(model) = model {
+            model.ready = false;
+            model.reason = format!("its engine has been in one step for {} s", step.age.as_secs());
+        }
+    }
     let ending = *api.phase.borrow() != Phase::Serving;
     // A model that has failed for good does not keep the pod out while another one answers.
     let settled = models.iter().all(|model| model.ready || model.state == ModelState::Failed.label());

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::budget::{Budget, MemoryLimits};
 use super::files::{FileError, ModelFacts};
 use super::{LoadedModel, ModelName};
 use crate::engine::ort::{GraphHints, OrtError, Rows, Runtime};
-use crate::engine::{Engine, EngineError, EngineLimits, Event, Request, Sampling};
+use crate::engine::{Engine, EngineError, EngineLimits, Event, Request, Sampling, Shared};
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::text::tokenizer::{TextError, Tokenizer};
 
@@ -17,8 +19,12 @@ pub struct LoadLimits {
     pub context_tokens: Option<usize>,
     /// Sequences generated at once.
     pub rows: usize,
-    /// Limits of the engine.
-    pub engine: EngineLimits,
+    /// Tokens of a prompt that are fed in one run, at least 1.
+    pub chunk_tokens: usize,
+    /// Requests that may wait for a row.
+    pub queue: usize,
+    /// Memory.
+    pub memory: MemoryLimits,
 }
 
 /// What is to be loaded.
@@ -64,6 +70,17 @@ pub enum LoadError {
         /// As the model's files say.
         model: usize,
     },
+    /// The graph leaves no room for caches.
+    #[error(
+        "no memory is left for caches: {free_bytes} bytes are free and a token needs {token_bytes}; give the process \
+         more, or raise INFERENCE_MEMORY_LIMIT or INFERENCE_CACHE_MEMORY if they are set"
+    )]
+    NoMemory {
+        /// Bytes that are free.
+        free_bytes: u64,
+        /// Bytes of the cache of a token.
+        token_bytes: u64,
+    },
     /// The engine's thread could not be started.
     #[error("failed to start the engine thread")]
     Thread(#[from] std::io::Error),
@@ -99,7 +116,23 @@ pub(super) fn load(
         tracing::warn!(model = %name, "no file names an end-of-text token: every generation runs to its token limit");
     }
     let model_metrics = metrics.model(name.as_str());
-    let engine = Engine::start(name.as_str(), backend, limits.engine, model_metrics.clone())?;
+    let budget =
+        Budget::new(limits.memory, backend.geometry(), memory::resident_bytes().unwrap_or_default())?;
+    tracing::info!(
+        model = %name,
+        cache_tokens = budget.cache_tokens,
+        cache_bytes_per_token = backend.geometry().cache_bytes_per_token,
+        prefix_bytes = budget.prefix_bytes,
+        "memory budget"
+    );
+    let engine_limits = EngineLimits {
+        chunk_tokens: limits.chunk_tokens,
+        queue: limits.queue,
+        cache_tokens: budget.cache_tokens,
+        prefix_bytes: budget.prefix_bytes,
+    };
+    let shared = Shared { turns: runtime.turns(), metrics: model_metrics.clone() };
+    let engine = Engine::start(name.as_str(), backend, engine_limits, shared)?;
     Ok(LoadedModel { name, revision, tokenizer, end_tokens, engine, metrics: model_metrics })
 }
 
@@ -113,6 +146,7 @@ pub(super) async fn warm(model: &LoadedModel) -> Result<(), LoadError> {
         sampling: Sampling::greedy(),
         max_tokens: 2.min(model.engine.geometry().context_tokens - 1),
         stop_tokens: Vec::new(),
+        deadline: None,
     };
     let place = model.engine.reserve().map_err(LoadError::Warm)?;
     let mut stream = model.engine.submit(place, request).map_err(LoadError::Warm)?;

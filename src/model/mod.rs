@@ -5,6 +5,7 @@
 //!                                                          └──────▶ readiness
 //! ```
 
+mod budget;
 mod files;
 mod load;
 mod name;
@@ -15,6 +16,7 @@ pub mod spec;
 
 use std::sync::Arc;
 
+pub use budget::MemoryLimits;
 pub use load::{LoadError, LoadLimits};
 pub use name::{InvalidModelName, ModelName};
 pub use registry::{ModelState, Registry, Status, Unavailable};
@@ -22,6 +24,8 @@ pub use registry::{ModelState, Registry, Status, Unavailable};
 use crate::engine::{Engine, TokenId};
 use crate::metrics::ModelMetrics;
 use crate::text::tokenizer::Tokenizer;
+
+pub use crate::engine::RunningStep;
 
 /// A model that can answer. A request holds one for its whole life, so that a swap never tears a stream.
 pub struct LoadedModel {

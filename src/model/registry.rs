@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::source::Progress;
-use super::{LoadedModel, ModelName};
+use super::{LoadedModel, ModelName, RunningStep};
 
 /// Where a model is on its way into service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +160,15 @@ impl Registry {
             .iter()
             .map(|(name, entry)| (name.clone(), entry.status.clone(), entry.loaded.is_some()))
             .collect()
+    }
+
+    /// Models whose engine has been in one step for longer than `bound`.
+    pub fn stuck(&self, bound: Duration) -> Vec<(ModelName, RunningStep)> {
+        let models = self.models.load();
+        let running = models
+            .iter()
+            .filter_map(|(name, entry)| Some((name, entry.loaded.as_ref()?.engine.running_step()?)));
+        running.filter(|(_, step)| step.age > bound).map(|(name, step)| (name.clone(), step)).collect()
     }
 
     fn update(&self, name: &ModelName, change: impl Fn(&mut Entry)) -> Arc<Models> {

@@ -7,17 +7,18 @@ use std::path::{Path, PathBuf};
 use crate::harness::project;
 
 /// What each module may use of the others.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("main", &["cli"]),
     ("lib", &[]),
     ("cli", &["app", "config", "shutdown", "telemetry"]),
-    ("app", &["config", "engine", "http", "metrics", "model", "shutdown"]),
+    ("app", &["config", "engine", "http", "memory", "metrics", "model", "shutdown"]),
     ("config", &["model", "telemetry"]),
     ("http", &["engine", "generate", "metrics", "model", "openmetrics", "shutdown"]),
     ("generate", &["engine", "metrics", "model", "text"]),
-    ("model", &["engine", "metrics", "text"]),
-    ("engine", &["metrics"]),
+    ("model", &["engine", "memory", "metrics", "text"]),
+    ("engine", &["memory", "metrics"]),
     ("text", &[]),
+    ("memory", &[]),
     ("metrics", &[]),
     ("openmetrics", &[]),
     ("shutdown", &[]),

@@ -49,3 +49,42 @@ async fn the_same_seed_gives_the_same_text_alone_or_in_company() {
         assert!(rows > 1.2 * steps, "{model}: rows did not run together: {rows} rows in {steps} steps");
     }
 }
+
+#[tokio::test]
+async fn kept_beginnings_do_not_change_the_tokens() {
+    let beginning =
+        "All of these prompts begin with the same words, which are long enough for a few whole chunks";
+    let prompts: Vec<String> = ["", " and end here", ", but not all of them", " and end"]
+        .iter()
+        .map(|end| format!("{beginning}{end}"))
+        .collect();
+    let with = Gateway::serving(&tiny("llama"), &["--prefill-chunk-tokens=16"]).await;
+    let without = Gateway::serving(&tiny("llama"), &["--prefill-chunk-tokens=16", "--prefix-memory=0"]).await;
+    for prompt in prompts.iter().chain(&prompts) {
+        assert_eq!(with.greedy(prompt, 40).await, without.greedy(prompt, 40).await, "{prompt}");
+    }
+    let hits = "inference_gateway_prefix_hit_tokens_total{model=\"tiny\"}";
+    assert!(with.sample(hits).await >= 7.0 * 80.0, "the beginning was computed again");
+    assert_eq!(without.sample(hits).await.to_bits(), 0.0_f64.to_bits());
+}
+
+#[tokio::test]
+async fn a_request_larger_than_the_cache_memory_is_refused_with_its_reason() {
+    // 2 layers, 2 heads of 16 numbers, keys and values: the tiny model's cache is smaller than a page a token.
+    let gateway = Gateway::serving(&tiny("llama"), &["--cache-memory=20Ki", "--prefix-memory=0"]).await;
+    let (status, body) = gateway.infer(&json!({"text": "a", "max_tokens": 250})).await;
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (400, &json!("cache_memory_exceeded")), "{body}");
+    let requests =
+        (0..6).map(|_| json!({"text": "abc", "max_tokens": 15, "ignore_eos": true})).collect::<Vec<_>>();
+    for (status, body) in join_all(requests.iter().map(|request| gateway.infer(request))).await {
+        assert_eq!((status.as_u16(), &body["metadata"]["tokens_generated"]), (200, &json!(15)));
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_takes_too_long_fails_as_such() {
+    let gateway = Gateway::serving(&tiny("gpt2-no-cache"), &["--request-timeout=30ms"]).await;
+    let (status, body) = gateway.infer(&json!({"text": "abc", "max_tokens": 250, "ignore_eos": true})).await;
+    assert_eq!((status.as_u16(), &body["error"]["code"]), (503, &json!("deadline_exceeded")), "{body}");
+    gateway.wait_sample("inference_gateway_requests_running{model=\"tiny\"}", 0.0).await;
+}

@@ -1,6 +1,7 @@
 //! `POST /api/v1/inference` as server-sent events.
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use reqwest::Response;
 use serde_json::{Value, json};
 
@@ -50,28 +51,36 @@ async fn bad_requests_are_answered_with_a_status_not_with_a_stream() {
     assert_eq!((status.as_u16(), &body["error"]["code"]), (400, &json!("context_length_exceeded")));
 }
 
+const RUNNING: &str = "inference_gateway_requests_running{model=\"tiny\"}";
+const CANCELLED: &str = "inference_gateway_generations_total{finish_reason=\"cancelled\",model=\"tiny\"}";
+
 #[tokio::test]
-async fn a_client_that_goes_away_frees_its_place() {
+async fn a_client_that_stops_reading_a_stream_frees_its_place() {
     let gateway = Gateway::serving(&tiny("gpt2-no-cache"), &["--max-batch-size=1", "--queue-limit=0"]).await;
-    for stream in [true, false] {
-        let request = json!({"text": "abc", "max_tokens": 200, "stream": stream, "ignore_eos": true});
-        let sent = gateway.post(request.to_string()).send();
-        if stream {
-            let mut body = sent.await.unwrap().bytes_stream();
-            body.next().await.unwrap().unwrap();
-            drop(body);
-        } else {
-            // Polled until the request is in the engine, then dropped, which closes the connection.
-            tokio::select! {
-                _ = sent => panic!("200 steps without a cache were faster than a scrape"),
-                () = gateway.wait_sample("inference_gateway_requests_running{model=\"tiny\"}", 1.0) => {}
-            }
-        }
-        gateway.wait_sample("inference_gateway_requests_running{model=\"tiny\"}", 0.0).await;
+    let request = json!({"text": "abc", "max_tokens": 200, "stream": true, "ignore_eos": true});
+    let mut body = gateway.post(request.to_string()).send().await.unwrap().bytes_stream();
+    body.next().await.unwrap().unwrap();
+    drop(body);
+    gateway.wait_sample(CANCELLED, 1.0).await;
+    gateway.wait_sample(RUNNING, 0.0).await;
+    let (status, _) = gateway.infer(&json!({"text": "abc", "max_tokens": 1})).await;
+    assert_eq!(status.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn clients_that_do_not_wait_for_a_whole_answer_free_their_places() {
+    let gateway = Gateway::serving(&tiny("gpt2-no-cache"), &["--max-batch-size=1", "--queue-limit=19"]).await;
+    let request = json!({"text": "abc", "max_tokens": 200, "ignore_eos": true}).to_string();
+    // One runs and the others wait; all together take long enough to be seen.
+    let all = join_all((0..20).map(|_| gateway.post(request.clone()).send()));
+    tokio::select! {
+        _ = all => panic!("4,000 steps were faster than a scrape"),
+        () = gateway.wait_sample(RUNNING, 1.0) => {}
     }
-    gateway
-        .wait_sample("inference_gateway_generations_total{finish_reason=\"cancelled\",model=\"tiny\"}", 2.0)
-        .await;
+    // Dropping the futures has closed their connections.
+    gateway.wait_sample(RUNNING, 0.0).await;
+    gateway.wait_sample("inference_gateway_requests_waiting{model=\"tiny\"}", 0.0).await;
+    assert!(gateway.sample(CANCELLED).await >= 10.0, "requests that nobody waits for were run");
     let (status, _) = gateway.infer(&json!({"text": "abc", "max_tokens": 1})).await;
     assert_eq!(status.as_u16(), 200);
 }

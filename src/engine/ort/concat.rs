@@ -4,6 +4,7 @@
 //! tensors that its last run returned and runs alone.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use ort::memory::Allocator;
 use ort::session::{Session, SessionInputValue, SessionInputs};
@@ -43,6 +44,9 @@ impl Concat {
                 rows: rows.rows,
                 // The branch of a merged decoder that reads the cache is made for single tokens.
                 chunks: !graph.use_cache_branch,
+                // A run holds the old cache and the new one.
+                cache_bytes_per_token: 2 * layout.bytes_per_token(),
+                keeps_prefixes: false,
             },
             caches: (0..rows.rows).map(|_| None).collect(),
             past_names: halves("past_key_values"),
@@ -139,6 +143,10 @@ impl Backend for Concat {
     fn move_row(&mut self, from: usize, to: usize, _tokens: usize) {
         self.caches[to] = self.caches[from].take();
     }
+
+    fn read_cache(&self, _row: usize, _tokens: Range<usize>, _cache: &mut Vec<f32>) {}
+
+    fn write_cache(&mut self, _row: usize, _tokens: Range<usize>, _cache: &[f32]) {}
 
     fn release_row(&mut self, row: usize) {
         self.caches[row] = None;

@@ -48,6 +48,13 @@ pub(super) struct Layout {
     pub(super) head_size: usize,
 }
 
+impl Layout {
+    /// Memory of the cache of one token, keys and values of all layers.
+    pub(super) fn bytes_per_token(self) -> usize {
+        2 * self.layers * self.kv_heads * self.head_size * size_of::<f32>()
+    }
+}
+
 /// Type of an input of token ids, positions or mask bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IntegerKind {

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::CString;
+use std::ops::Range;
 
 use ort::AsPointer;
 use ort::memory::MemoryInfo;
@@ -66,13 +67,15 @@ impl InPlace {
         Ok(Self {
             views: HashMap::new(),
             session,
-            slabs: Slabs::new(layout, rows.rows, rows.context_tokens),
+            slabs: Slabs::new(layout, rows.rows, rows.context_tokens)?,
             layout,
             geometry: Geometry {
                 vocabulary_size,
                 context_tokens: rows.context_tokens,
                 rows: rows.rows,
                 chunks: true,
+                cache_bytes_per_token: layout.bytes_per_token(),
+                keeps_prefixes: true,
             },
             names: Names::new(layout.layers),
             input_ids: Integers::new(input_ids),
@@ -175,7 +178,17 @@ impl Backend for InPlace {
         self.slabs.copy_row(from, to, tokens);
     }
 
-    fn release_row(&mut self, _row: usize) {}
+    fn read_cache(&self, row: usize, tokens: Range<usize>, cache: &mut Vec<f32>) {
+        self.slabs.read(row, tokens, cache);
+    }
+
+    fn write_cache(&mut self, row: usize, tokens: Range<usize>, cache: &[f32]) {
+        self.slabs.write(row, tokens, cache);
+    }
+
+    fn release_row(&mut self, row: usize) {
+        self.slabs.release_row(row);
+    }
 }
 
 impl Names {

@@ -24,6 +24,7 @@ use ort::logging::LogLevel;
 use ort::session::Session;
 
 use super::backend::Backend;
+use super::turns::Turns;
 use contract::{Cache, Contract};
 
 /// Settings of the one thread pool that all models of the process share.
@@ -93,6 +94,7 @@ pub enum OrtError {
 pub struct Runtime {
     environment: Environment,
     library: Arc<PathBuf>,
+    turns: Arc<Turns>,
 }
 
 /// ONNX Runtime allows one environment for each process and is not made to be unloaded.
@@ -112,13 +114,18 @@ impl Runtime {
             .map_err(|error| OrtError::Library { path: path.clone(), message: error.to_string() })?;
         let environment = create_environment(builder, options)
             .map_err(|error| OrtError::Library { path: path.clone(), message: error.to_string() })?;
-        let runtime = Self { environment, library: Arc::new(path) };
+        let runtime = Self { environment, library: Arc::new(path), turns: Arc::default() };
         Ok(RUNTIME.get_or_init(|| runtime).clone())
     }
 
     /// The library file in use.
     pub fn library(&self) -> &Path {
         &self.library
+    }
+
+    /// Turns on the thread pool, for the engines that share it.
+    pub fn turns(&self) -> Arc<Turns> {
+        Arc::clone(&self.turns)
     }
 
     /// What the library says it is.

@@ -2,6 +2,8 @@
 //!
 //! The cost of a token grows with the square of the length, so this is for small models and short texts.
 
+use std::ops::Range;
+
 use ort::session::{Session, SessionInputs};
 
 use super::Rows;
@@ -29,6 +31,8 @@ impl Recompute {
                 context_tokens: rows.context_tokens,
                 rows: rows.rows,
                 chunks: false,
+                cache_bytes_per_token: 0,
+                keeps_prefixes: false,
             },
             tokens: vec![Vec::new(); rows.rows],
             graph,
@@ -71,6 +75,10 @@ impl Backend for Recompute {
     fn move_row(&mut self, from: usize, to: usize, _tokens: usize) {
         self.tokens[to] = std::mem::take(&mut self.tokens[from]);
     }
+
+    fn read_cache(&self, _row: usize, _tokens: Range<usize>, _cache: &mut Vec<f32>) {}
+
+    fn write_cache(&mut self, _row: usize, _tokens: Range<usize>, _cache: &[f32]) {}
 
     fn release_row(&mut self, row: usize) {
         self.tokens[row].clear();

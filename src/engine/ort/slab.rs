@@ -1,24 +1,31 @@
 //! Memory of the cache: per layer one slab for keys and one for values, `[rows, kv_heads, capacity, head_size]`, f32.
 //!
-//! The address space is reserved at once; the kernel backs a page when it is first written, so rows that hold few
-//! tokens cost few pages.
+//! The address space is reserved at once; a page becomes memory when it is first written, and is given back when its row
+//! is released. Rows that hold few tokens cost few pages.
 
+use std::ops::Range;
+
+use super::OrtError;
 use super::contract::Layout;
+use crate::memory::Reserved;
 
 /// All slabs of a model.
 pub(super) struct Slabs {
     /// Key and value slab of each layer in turn.
-    halves: Vec<Box<[f32]>>,
+    halves: Vec<Reserved>,
     layout: Layout,
     capacity: usize,
 }
 
 impl Slabs {
-    pub(super) fn new(layout: Layout, rows: usize, capacity: usize) -> Self {
+    pub(super) fn new(layout: Layout, rows: usize, capacity: usize) -> Result<Self, OrtError> {
         let length = rows * layout.kv_heads * capacity * layout.head_size;
-        // Zeroed memory of this size comes from the kernel as untouched pages.
-        let halves = (0..2 * layout.layers).map(|_| vec![0.0; length].into_boxed_slice()).collect();
-        Self { halves, layout, capacity }
+        let halves = (0..2 * layout.layers).map(|_| Reserved::new(length)).collect::<Result<_, _>>();
+        let halves = halves.map_err(|error| OrtError::Runtime {
+            attempt: format!("reserve the cache of {rows} rows of {capacity} tokens"),
+            message: error.to_string(),
+        })?;
+        Ok(Self { halves, layout, capacity })
     }
 
     /// Numbers between two rows of a slab.
@@ -26,21 +33,58 @@ impl Slabs {
         self.layout.kv_heads * self.capacity * self.layout.head_size
     }
 
-    pub(super) fn halves(&mut self) -> &mut [Box<[f32]>] {
+    pub(super) fn halves(&mut self) -> &mut [Reserved] {
         &mut self.halves
     }
 
     /// Copies the first `tokens` tokens of row `from` over those of row `to`.
     pub(super) fn copy_row(&mut self, from: usize, to: usize, tokens: usize) {
-        let stride = self.row_stride();
-        let head = self.capacity * self.layout.head_size;
-        let used = tokens * self.layout.head_size;
+        let to_start = self.heads(to, 0..tokens).map(|range| range.start).collect::<Vec<_>>();
+        let sources: Vec<Range<usize>> = self.heads(from, 0..tokens).collect();
         for half in &mut self.halves {
-            for kv_head in 0..self.layout.kv_heads {
-                let source = from * stride + kv_head * head;
-                half.copy_within(source..source + used, to * stride + kv_head * head);
+            for (source, target) in sources.iter().zip(&to_start) {
+                half.copy_within(source.clone(), *target);
             }
         }
+    }
+
+    /// Gives the memory of a row back to the system.
+    pub(super) fn release_row(&mut self, row: usize) {
+        let stride = self.row_stride();
+        for half in &mut self.halves {
+            half.give_back(row * stride..(row + 1) * stride);
+        }
+    }
+
+    /// Appends the cache of `tokens` of a row to `block`: key and value of each layer in turn, `[kv_heads, tokens,
+    /// head_size]` each.
+    pub(super) fn read(&self, row: usize, tokens: Range<usize>, block: &mut Vec<f32>) {
+        for half in &self.halves {
+            for range in self.heads(row, tokens.clone()) {
+                block.extend_from_slice(&half[range]);
+            }
+        }
+    }
+
+    /// Writes what [`Slabs::read`] has read to the same tokens of a row.
+    pub(super) fn write(&mut self, row: usize, tokens: Range<usize>, block: &[f32]) {
+        let ranges: Vec<Range<usize>> = self.heads(row, tokens).collect();
+        let mut pieces = block.chunks_exact(ranges[0].len());
+        for half in &mut self.halves {
+            for (range, piece) in ranges.iter().zip(&mut pieces) {
+                half[range.clone()].copy_from_slice(piece);
+            }
+        }
+    }
+
+    /// Where the given tokens of a row lie in a slab, for each head.
+    fn heads(&self, row: usize, tokens: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let Layout { layers: _, kv_heads, head_size } = self.layout;
+        let (row_start, head) = (row * self.row_stride(), self.capacity * head_size);
+        (0..kv_heads).map(move |kv_head| {
+            let start = row_start + kv_head * head;
+            start + tokens.start * head_size..start + tokens.end * head_size
+        })
     }
 }
 
@@ -48,27 +92,59 @@ impl Slabs {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_copied_row_has_the_tokens_of_its_source_and_nothing_else_changes() {
-        let layout = Layout { layers: 2, kv_heads: 2, head_size: 3 };
-        let mut slabs = Slabs::new(layout, 3, 5);
+    const LAYOUT: Layout = Layout { layers: 2, kv_heads: 2, head_size: 3 };
+
+    /// Every number of every slab is its own index.
+    fn numbered(rows: usize, capacity: usize) -> Slabs {
+        let mut slabs = Slabs::new(LAYOUT, rows, capacity).unwrap();
         for half in slabs.halves() {
             for (index, number) in half.iter_mut().enumerate() {
                 *number = index as f32;
             }
         }
-        let before = slabs.halves[3].clone();
+        slabs
+    }
+
+    /// Index in a slab.
+    fn at(slabs: &Slabs, row: usize, kv_head: usize, token: usize, dimension: usize) -> usize {
+        row * slabs.row_stride() + (kv_head * slabs.capacity + token) * LAYOUT.head_size + dimension
+    }
+
+    #[test]
+    fn a_copied_row_has_the_tokens_of_its_source_and_nothing_else_changes() {
+        let mut slabs = numbered(3, 5);
+        let before = slabs.halves[3].to_vec();
         slabs.copy_row(2, 0, 4);
-        let stride = slabs.row_stride();
         for kv_head in 0..2 {
             for token in 0..5 {
                 for dimension in 0..3 {
-                    let at = (kv_head * 5 + token) * 3 + dimension;
-                    let expected = if token < 4 { before[2 * stride + at] } else { before[at] };
-                    assert!((slabs.halves[3][at] - expected).abs() < f32::EPSILON);
+                    let source = if token < 4 { 2 } else { 0 };
+                    let expected = before[at(&slabs, source, kv_head, token, dimension)];
+                    assert_eq!(
+                        slabs.halves[3][at(&slabs, 0, kv_head, token, dimension)].to_bits(),
+                        expected.to_bits()
+                    );
                 }
             }
         }
+        let stride = slabs.row_stride();
         assert_eq!(slabs.halves[3][stride..], before[stride..]);
+    }
+
+    #[test]
+    fn a_block_that_is_read_can_be_written_to_another_row() {
+        let mut slabs = numbered(3, 8);
+        let mut block = Vec::new();
+        slabs.read(1, 4..8, &mut block);
+        assert_eq!(block.len(), 2 * LAYOUT.layers * LAYOUT.kv_heads * 4 * LAYOUT.head_size);
+        slabs.write(2, 4..8, &block);
+        for kv_head in 0..2 {
+            for token in 0..8 {
+                let source = if token < 4 { 2 } else { 1 };
+                let (found, expected) =
+                    (at(&slabs, 2, kv_head, token, 1), at(&slabs, source, kv_head, token, 1));
+                assert_eq!(slabs.halves[0][found].to_bits(), (expected as f32).to_bits());
+            }
+        }
     }
 }
