@@ -218,6 +218,7 @@ fn model_spec(settings: &Settings) -> anyhow::Result<ModelSpec> {
         limits: LoadLimits {
             context_tokens: engine.context_length.map(std::num::NonZeroUsize::get),
             rows: engine.max_batch_size.get(),
+            huge_pages: engine.huge_pages,
             chunk_tokens: engine.prefill_chunk_tokens.get(),
             queue: engine.queue_limit,
             memory: MemoryLimits {

@@ -7,8 +7,8 @@
     merged   past_key_values.N.key/value, position_ids, use_cache_branch [1] bool      optimum, merged
 
 Outputs: logits, and present.N.key/value where there is a cache. With logits `last` there is also the int64
-input logits_index [batch]: the position, within the fed tokens of each row, whose logits are wanted; logits
-is then [batch, 1, vocabulary] and a prompt costs no product with the output layer but for that position.
+input logits_index [wanted]: the positions, within the fed tokens of every row, whose logits are wanted; logits
+is then [batch, wanted, vocabulary] and a prompt costs no product with the output layer but for those.
 """
 
 from dataclasses import dataclass
@@ -182,7 +182,7 @@ def _declare_inputs(graph: GraphBuilder, shape: Shape, form: Form) -> None:
                 ["batch_size", shape.key_value_heads, "past_sequence_length", shape.head_size],
             )
     if form.logits_index:
-        graph.input(form.logits_index, int64, ["batch_size"])
+        graph.input(form.logits_index, int64, ["wanted_positions"])
     if form.attention == "merged":
         graph.input("use_cache_branch", TensorProto.BOOL, [1])
 
@@ -194,7 +194,7 @@ def _output_names(shape: Shape, form: Form) -> list[str]:
 
 def _declare_outputs(graph: GraphBuilder, shape: Shape, form: Form, names: list[str]) -> None:
     logits, *present = names
-    positions = 1 if form.logits_index else "sequence_length"
+    positions = "wanted_positions" if form.logits_index else "sequence_length"
     graph.output(logits, TensorProto.FLOAT, ["batch_size", positions, shape.vocabulary_size])
     for name in present:
         graph.output(

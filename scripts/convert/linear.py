@@ -62,14 +62,12 @@ class LinearLayers:
         return graph.node("Reshape", [blocks, graph.integers(0, 0, self._shape.hidden_size)], "embedding")
 
     def logits(self, hidden: str, logits_index: str | None) -> str:
-        """Logits of every position, or with `logits_index` [batch] of one position of each row: [batch, 1,
-        vocab].
+        """Logits of every position, or with `logits_index` [wanted] of those positions of each row: [batch,
+        wanted, vocab].
         """
         graph, name = self._graph, self._weights.output_name
         if logits_index is not None:
-            index = graph.node("Unsqueeze", [logits_index, graph.integers(1)], "logits_index_column")
-            hidden = graph.node("GatherND", [hidden, index], "wanted_hidden", batch_dims=1)
-            hidden = graph.node("Unsqueeze", [hidden, graph.integers(1)], "wanted_hidden_row")
+            hidden = graph.node("Gather", [hidden, logits_index], "wanted_hidden", axis=1)
         if self._precision != "fp32":
             return self._quantized_linear(hidden, [name], "logits", bits=8)
         if not self._weights.tied:

@@ -73,8 +73,8 @@ pub trait Backend: Send {
     /// Only called when [`Geometry::keeps_prefixes`] is set.
     fn write_cache(&mut self, row: usize, tokens: Range<usize>, cache: &[f32]);
 
-    /// Tells that a row is no longer used, so that its memory can be given back.
-    fn release_row(&mut self, row: usize);
+    /// Tells that a row is no longer used; with `give_back` its memory goes back to the system.
+    fn release_row(&mut self, row: usize, give_back: bool);
 }
 
 /// A failed run or a model that cannot be used.

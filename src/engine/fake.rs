@@ -157,7 +157,7 @@ impl Backend for Fake {
         row.extend(cache.iter().map(|number| *number as TokenId));
     }
 
-    fn release_row(&mut self, row: usize) {
+    fn release_row(&mut self, row: usize, _give_back: bool) {
         self.rows[row].clear();
         self.record.lock().unwrap().cached = self.rows.iter().map(Vec::len).collect();
     }

@@ -29,6 +29,8 @@ pub(super) struct Worker {
     scheduler: Scheduler,
     prefixes: PrefixStore,
     chunk_tokens: usize,
+    /// Whether rows that are free give their memory back: not where there is memory for all rows at their longest.
+    gives_back: bool,
     scratch: Scratch,
     mailbox: Receiver<Message>,
     pulse: Arc<Pulse>,
@@ -59,6 +61,7 @@ impl Worker {
             scheduler: Scheduler::new(bounds),
             prefixes: PrefixStore::new(chunk_tokens, prefix_bytes),
             chunk_tokens,
+            gives_back: limits.cache_tokens < geometry.rows * geometry.context_tokens,
             scratch: Scratch::default(),
             backend,
             mailbox,
@@ -240,7 +243,7 @@ impl Worker {
         for step in &vacated.moves {
             self.backend.move_row(step.from, step.to, step.tokens);
         }
-        self.backend.release_row(vacated.released);
+        self.backend.release_row(vacated.released, self.gives_back);
     }
 
     fn tell_first_token(&mut self) {

@@ -19,6 +19,8 @@ pub struct LoadLimits {
     pub context_tokens: Option<usize>,
     /// Sequences generated at once.
     pub rows: usize,
+    /// Whether caches lie in huge pages.
+    pub huge_pages: bool,
     /// Tokens of a prompt that are fed in one run, at least 1.
     pub chunk_tokens: usize,
     /// Requests that may wait for a row.
@@ -81,6 +83,17 @@ pub enum LoadError {
         /// Bytes of the cache of a token.
         token_bytes: u64,
     },
+    /// Huge pages are memory at once, and there is not enough of it.
+    #[error(
+        "INFERENCE_HUGE_PAGES needs memory for {needed_tokens} tokens of cache (every row at its longest) and there is \
+         memory for {available_tokens}: lower INFERENCE_MAX_BATCH_SIZE or INFERENCE_CONTEXT_LENGTH, or unset it"
+    )]
+    HugePages {
+        /// Rows times context.
+        needed_tokens: usize,
+        /// What fits.
+        available_tokens: usize,
+    },
     /// The engine's thread could not be started.
     #[error("failed to start the engine thread")]
     Thread(#[from] std::io::Error),
@@ -104,6 +117,7 @@ pub(super) fn load(
     let rows = Rows {
         rows: limits.rows,
         context_tokens: context_tokens(facts.context_tokens(), limits.context_tokens)?,
+        huge_pages: limits.huge_pages,
     };
     let hints = GraphHints { head_size: facts.head_size(), kv_heads: facts.kv_heads() };
     let backend = runtime.load(&graph, &hints, rows)?;
@@ -118,6 +132,10 @@ pub(super) fn load(
     let model_metrics = metrics.model(name.as_str());
     let budget =
         Budget::new(limits.memory, backend.geometry(), memory::resident_bytes().unwrap_or_default())?;
+    let needed_tokens = rows.rows * rows.context_tokens;
+    if limits.huge_pages && budget.cache_tokens < needed_tokens {
+        return Err(LoadError::HugePages { needed_tokens, available_tokens: budget.cache_tokens });
+    }
     tracing::info!(
         model = %name,
         cache_tokens = budget.cache_tokens,

@@ -148,7 +148,7 @@ impl Backend for Concat {
 
     fn write_cache(&mut self, _row: usize, _tokens: Range<usize>, _cache: &[f32]) {}
 
-    fn release_row(&mut self, row: usize) {
+    fn release_row(&mut self, row: usize, _give_back: bool) {
         self.caches[row] = None;
     }
 }

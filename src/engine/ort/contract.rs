@@ -25,7 +25,7 @@ pub(super) struct Graph {
     pub(super) position_ids: Option<IntegerKind>,
     /// Bool `[1]`: whether the branch that reads the cache is taken.
     pub(super) use_cache_branch: bool,
-    /// Int64 `[batch]`: position, within the tokens of this run, of the logits that are wanted.
+    /// Int64 `[wanted]`: positions, within the tokens of this run, of the logits that are wanted.
     pub(super) logits_index: bool,
     pub(super) vocabulary_size: usize,
 }

@@ -67,7 +67,7 @@ impl InPlace {
         Ok(Self {
             views: HashMap::new(),
             session,
-            slabs: Slabs::new(layout, rows.rows, rows.context_tokens)?,
+            slabs: Slabs::new(layout, rows)?,
             layout,
             geometry: Geometry {
                 vocabulary_size,
@@ -123,8 +123,8 @@ impl Backend for InPlace {
         let selects = self.logits_index.is_some();
         let logits_index = match &mut self.logits_index {
             Some(index) => {
-                index.fill(rows, 1, |_row, _column| width as i64 - 1);
-                Some(index.tensor([rows])?)
+                index.fill(1, 1, |_row, _column| width as i64 - 1);
+                Some(index.tensor([1])?)
             }
             None => None,
         };
@@ -186,8 +186,10 @@ impl Backend for InPlace {
         self.slabs.write(row, tokens, cache);
     }
 
-    fn release_row(&mut self, row: usize) {
-        self.slabs.release_row(row);
+    fn release_row(&mut self, row: usize, give_back: bool) {
+        if give_back {
+            self.slabs.release_row(row);
+        }
     }
 }
 

@@ -12,8 +12,10 @@ mod contract;
 mod graph_file;
 mod in_place;
 pub mod library;
+mod protobuf;
 mod recompute;
 mod run;
+mod select_logits;
 mod slab;
 
 use std::path::{Path, PathBuf};
@@ -52,6 +54,8 @@ pub struct Rows {
     pub rows: usize,
     /// Tokens that each can hold.
     pub context_tokens: usize,
+    /// Whether caches lie in huge pages: a few percent faster in batches, but a row costs its whole context at once.
+    pub huge_pages: bool,
 }
 
 /// Why a model or the library could not be used.
@@ -139,7 +143,10 @@ impl Runtime {
     /// The file is not a graph that can be served; the message names what is missing.
     pub fn load(&self, graph: &Path, hints: &GraphHints, rows: Rows) -> Result<Box<dyn Backend>, OrtError> {
         let operators = graph_file::scan(graph)?;
-        let session = self.session(graph)?;
+        let session = match select_logits::rewrite(graph, &operators)? {
+            Some(rewritten) => self.session_from_memory(graph, &rewritten)?,
+            None => self.session(graph)?,
+        };
         let contract = Contract::read(&session, &operators, hints)?;
         Ok(match contract.cache {
             Cache::InPlace(layout) => {
@@ -148,6 +155,19 @@ impl Runtime {
             Cache::Concat(layout) => Box::new(concat::Concat::new(session, contract.graph, layout, rows)),
             Cache::None => Box::new(recompute::Recompute::new(session, contract.graph, rows)),
         })
+    }
+
+    /// A session of a graph that was changed in memory; its weights stay in the files beside the original.
+    fn session_from_memory(&self, graph: &Path, model: &[u8]) -> Result<Session, OrtError> {
+        let fail =
+            |message: String| OrtError::Runtime { attempt: format!("load {}", graph.display()), message };
+        let folder = graph.parent().unwrap_or(Path::new(".")).display().to_string();
+        Session::builder(&self.environment)
+            .map_err(|error| fail(error.to_string()))?
+            .with_config_entry("session.model_external_initializers_file_folder_path", folder)
+            .map_err(|error| fail(error.to_string()))?
+            .commit_from_memory(model)
+            .map_err(|error| fail(error.to_string()))
     }
 
     fn session(&self, graph: &Path) -> Result<Session, OrtError> {

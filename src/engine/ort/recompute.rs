@@ -80,7 +80,7 @@ impl Backend for Recompute {
 
     fn write_cache(&mut self, _row: usize, _tokens: Range<usize>, _cache: &[f32]) {}
 
-    fn release_row(&mut self, row: usize) {
+    fn release_row(&mut self, row: usize, _give_back: bool) {
         self.tokens[row].clear();
     }
 }

@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use super::OrtError;
 use super::contract::Layout;
+use super::{OrtError, Rows};
 use crate::memory::Reserved;
 
 /// All slabs of a model.
@@ -18,9 +18,11 @@ pub(super) struct Slabs {
 }
 
 impl Slabs {
-    pub(super) fn new(layout: Layout, rows: usize, capacity: usize) -> Result<Self, OrtError> {
+    pub(super) fn new(layout: Layout, size: Rows) -> Result<Self, OrtError> {
+        let Rows { rows, context_tokens: capacity, huge_pages } = size;
         let length = rows * layout.kv_heads * capacity * layout.head_size;
-        let halves = (0..2 * layout.layers).map(|_| Reserved::new(length)).collect::<Result<_, _>>();
+        let halves =
+            (0..2 * layout.layers).map(|_| Reserved::new(length, huge_pages)).collect::<Result<_, _>>();
         let halves = halves.map_err(|error| OrtError::Runtime {
             attempt: format!("reserve the cache of {rows} rows of {capacity} tokens"),
             message: error.to_string(),
@@ -96,7 +98,8 @@ mod tests {
 
     /// Every number of every slab is its own index.
     fn numbered(rows: usize, capacity: usize) -> Slabs {
-        let mut slabs = Slabs::new(LAYOUT, rows, capacity).unwrap();
+        let mut slabs =
+            Slabs::new(LAYOUT, Rows { rows, context_tokens: capacity, huge_pages: false }).unwrap();
         for half in slabs.halves() {
             for (index, number) in half.iter_mut().enumerate() {
                 *number = index as f32;
