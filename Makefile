@@ -8,7 +8,7 @@ VENV_PYTHON = prepared/venv/bin/python
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-tests build run fmt lint doc test bench clean
+.PHONY: help prepare prepare-tests build run fmt lint doc test bench bench-quick clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +41,10 @@ test: prepare-tests lint ## Run every test (this is what CI runs)
 	$(VENV_PYTHON) -m unittest discover --start-directory tests/scripts
 	$(CARGO) test --locked
 
-bench: prepare prepare-tests ## Measure against the same loop written directly on ONNX Runtime
+bench: prepare ## Measure against other engines and write BENCHMARKS.md (about 40 minutes, idle machine)
+	$(PYTHON) scripts/bench/suite.py
+
+bench-quick: prepare prepare-tests ## Measure one stream against the same loop written directly on ONNX Runtime
 	$(VENV_PYTHON) scripts/bench/compare.py --model $(MODEL_PATH)
 
 clean: ## Remove what was built and prepared (downloads stay in the user's cache)
