@@ -15,6 +15,7 @@ RUN python3 scripts/prepare.py library
 COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
 COPY src src
 COPY tests tests
+COPY benches benches
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/target \
     cargo build --profile dist --locked --bin inference-gateway \
     && cp target/dist/inference-gateway /usr/local/bin/inference-gateway

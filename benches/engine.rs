@@ -46,9 +46,9 @@ struct Arguments {
     /// Bytes for kept beginnings of prompts; 0 keeps none.
     #[arg(long, default_value_t = 0)]
     prefix_bytes: usize,
-    /// Keep caches in huge pages.
+    /// Keep caches in pages of the usual size.
     #[arg(long)]
-    huge_pages: bool,
+    small_pages: bool,
     /// The ONNX Runtime library; default: as the gateway finds it.
     #[arg(long, env = "ORT_DYLIB_PATH", value_name = "FILE")]
     ort_dylib_path: Option<PathBuf>,
@@ -85,7 +85,7 @@ fn start_engine(arguments: &Arguments) -> Result<Engine> {
     let rows = Rows {
         rows: arguments.rows,
         context_tokens: arguments.context_tokens,
-        huge_pages: arguments.huge_pages,
+        huge_pages_up_to_bytes: if arguments.small_pages { 0 } else { u64::MAX },
     };
     let backend = runtime.load(&arguments.model.join("model.onnx"), &GraphHints::default(), rows)?;
     let limits = EngineLimits {

@@ -12,8 +12,8 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
-use crate::model::ModelName;
 use crate::model::spec::{HttpUrl, Source, SourceError};
+use crate::model::{HugePages, ModelName};
 use crate::telemetry::LogFormat;
 
 /// GPT-2 on the Hugging Face hub, for a gateway that was told nothing.
@@ -113,10 +113,11 @@ pub struct EngineSettings {
     /// Bytes for kept beginnings of prompts; 0 keeps none. Default: a quarter of what is free, at most 1Gi.
     #[arg(long, env = "INFERENCE_PREFIX_MEMORY", value_name = "BYTES", value_parser = parse_bytes)]
     pub prefix_memory: Option<u64>,
-    /// Whether caches lie in huge pages: a few percent faster in batches, but each row costs the memory of its whole
-    /// context as soon as it is used.
-    #[arg(long, env = "INFERENCE_HUGE_PAGES", default_value = "false", value_name = "BOOL", action = clap::ArgAction::Set)]
-    pub huge_pages: bool,
+    /// Whether caches lie in huge pages (auto, always, never): a few percent faster in batches, but each row costs the
+    /// memory of its whole context as soon as it is used. `auto`: where all rows at their longest take at most an
+    /// eighth of the process's memory.
+    #[arg(long, env = "INFERENCE_HUGE_PAGES", default_value = "auto", value_name = "WHEN")]
+    pub huge_pages: HugePages,
     /// An engine step that takes longer makes its model unready, and twice as long fails /livez.
     #[arg(long, env = "INFERENCE_STEP_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub step_timeout: Duration,

@@ -22,6 +22,44 @@ pub struct MemoryLimits {
     pub prefix_bytes: Option<u64>,
 }
 
+/// Whether the caches of rows lie in huge pages: faster to find, but a row costs the memory of its whole context at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HugePages {
+    /// Where all rows at their longest take at most an eighth of the process's memory.
+    Auto,
+    /// In any case.
+    Always,
+    /// In no case.
+    Never,
+}
+
+impl HugePages {
+    /// The size of all caches up to which they lie in huge pages.
+    pub(super) fn up_to_bytes(self, limits: MemoryLimits) -> u64 {
+        match self {
+            Self::Always => u64::MAX,
+            Self::Never => 0,
+            // What was set for caches is not exceeded for speed.
+            Self::Auto => {
+                limits.process_bytes.map_or(0, |bytes| bytes / 8).min(limits.cache_bytes.unwrap_or(u64::MAX))
+            }
+        }
+    }
+}
+
+impl std::str::FromStr for HugePages {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            _ => Err("auto, always or never"),
+        }
+    }
+}
+
 /// What a model's engine may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Budget {
@@ -88,6 +126,16 @@ mod tests {
     fn settings_win_and_zero_prefix_bytes_are_none() {
         let set = MemoryLimits { cache_bytes: Some(100_000), prefix_bytes: Some(0), ..limits(1 << 40) };
         assert_eq!(Budget::new(set, GEOMETRY, 0).unwrap(), Budget { cache_tokens: 100, prefix_bytes: 0 });
+    }
+
+    #[test]
+    fn huge_pages_are_chosen_where_memory_is_plenty() {
+        assert_eq!(HugePages::Auto.up_to_bytes(limits(8000)), 1000);
+        let set = MemoryLimits { cache_bytes: Some(10), ..limits(8000) };
+        assert_eq!(HugePages::Auto.up_to_bytes(set), 10);
+        assert_eq!(HugePages::Auto.up_to_bytes(MemoryLimits::default()), 0);
+        assert_eq!(HugePages::Never.up_to_bytes(limits(8000)), 0);
+        assert_eq!(HugePages::Always.up_to_bytes(limits(8000)), u64::MAX);
     }
 
     #[test]

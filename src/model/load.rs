@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::budget::{Budget, MemoryLimits};
+use super::budget::{Budget, HugePages, MemoryLimits};
 use super::files::{FileError, ModelFacts};
 use super::{LoadedModel, ModelName};
 use crate::engine::ort::{GraphHints, OrtError, Rows, Runtime};
@@ -19,8 +19,8 @@ pub struct LoadLimits {
     pub context_tokens: Option<usize>,
     /// Sequences generated at once.
     pub rows: usize,
-    /// Whether caches lie in huge pages.
-    pub huge_pages: bool,
+    /// Where caches lie.
+    pub huge_pages: HugePages,
     /// Tokens of a prompt that are fed in one run, at least 1.
     pub chunk_tokens: usize,
     /// Requests that may wait for a row.
@@ -85,8 +85,8 @@ pub enum LoadError {
     },
     /// Huge pages are memory at once, and there is not enough of it.
     #[error(
-        "INFERENCE_HUGE_PAGES needs memory for {needed_tokens} tokens of cache (every row at its longest) and there is \
-         memory for {available_tokens}: lower INFERENCE_MAX_BATCH_SIZE or INFERENCE_CONTEXT_LENGTH, or unset it"
+        "INFERENCE_HUGE_PAGES=always needs memory for {needed_tokens} tokens of cache (every row at its longest) and there is \
+         memory for {available_tokens}: lower INFERENCE_MAX_BATCH_SIZE or INFERENCE_CONTEXT_LENGTH, or leave the choice to `auto`"
     )]
     HugePages {
         /// Rows times context.
@@ -117,7 +117,7 @@ pub(super) fn load(
     let rows = Rows {
         rows: limits.rows,
         context_tokens: context_tokens(facts.context_tokens(), limits.context_tokens)?,
-        huge_pages: limits.huge_pages,
+        huge_pages_up_to_bytes: limits.huge_pages.up_to_bytes(limits.memory),
     };
     let hints = GraphHints { head_size: facts.head_size(), kv_heads: facts.kv_heads() };
     let backend = runtime.load(&graph, &hints, rows)?;
@@ -133,7 +133,7 @@ pub(super) fn load(
     let budget =
         Budget::new(limits.memory, backend.geometry(), memory::resident_bytes().unwrap_or_default())?;
     let needed_tokens = rows.rows * rows.context_tokens;
-    if limits.huge_pages && budget.cache_tokens < needed_tokens {
+    if limits.huge_pages == HugePages::Always && budget.cache_tokens < needed_tokens {
         return Err(LoadError::HugePages { needed_tokens, available_tokens: budget.cache_tokens });
     }
     tracing::info!(

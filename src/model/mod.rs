@@ -16,7 +16,7 @@ pub mod spec;
 
 use std::sync::Arc;
 
-pub use budget::MemoryLimits;
+pub use budget::{HugePages, MemoryLimits};
 pub use load::{LoadError, LoadLimits};
 pub use name::{InvalidModelName, ModelName};
 pub use registry::{ModelState, Registry, Status, Unavailable};

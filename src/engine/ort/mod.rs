@@ -54,8 +54,9 @@ pub struct Rows {
     pub rows: usize,
     /// Tokens that each can hold.
     pub context_tokens: usize,
-    /// Whether caches lie in huge pages: a few percent faster in batches, but a row costs its whole context at once.
-    pub huge_pages: bool,
+    /// Caches of all rows up to this size lie in huge pages: a few percent faster in batches, but a row costs the memory
+    /// of its whole context at once.
+    pub huge_pages_up_to_bytes: u64,
 }
 
 /// Why a model or the library could not be used.

@@ -19,8 +19,10 @@ pub(super) struct Slabs {
 
 impl Slabs {
     pub(super) fn new(layout: Layout, size: Rows) -> Result<Self, OrtError> {
-        let Rows { rows, context_tokens: capacity, huge_pages } = size;
+        let Rows { rows, context_tokens: capacity, huge_pages_up_to_bytes } = size;
         let length = rows * layout.kv_heads * capacity * layout.head_size;
+        let all_bytes = (rows * capacity * layout.bytes_per_token()) as u64;
+        let huge_pages = all_bytes <= huge_pages_up_to_bytes;
         let halves =
             (0..2 * layout.layers).map(|_| Reserved::new(length, huge_pages)).collect::<Result<_, _>>();
         let halves = halves.map_err(|error| OrtError::Runtime {
@@ -99,7 +101,7 @@ mod tests {
     /// Every number of every slab is its own index.
     fn numbered(rows: usize, capacity: usize) -> Slabs {
         let mut slabs =
-            Slabs::new(LAYOUT, Rows { rows, context_tokens: capacity, huge_pages: false }).unwrap();
+            Slabs::new(LAYOUT, Rows { rows, context_tokens: capacity, huge_pages_up_to_bytes: 0 }).unwrap();
         for half in slabs.halves() {
             for (index, number) in half.iter_mut().enumerate() {
                 *number = index as f32;
