@@ -37,7 +37,9 @@ pub(super) async fn observe(
         complete: false,
         span: span.clone(),
     };
-    span.in_scope(|| tracing::info!(method, path = observed.path, "request"));
+    if !is_routine(&observed.path) {
+        span.in_scope(|| tracing::info!(method, path = observed.path, "request"));
+    }
 
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(HEADER, id.header_value());
@@ -45,6 +47,11 @@ pub(super) async fn observe(
     // Nobody polls a body that is not sent.
     observed.complete = method == "HEAD" || response.body().is_end_stream();
     response.map(|body| Body::new(ObservedBody { body, observed }))
+}
+
+/// Probes and scrapes come every few seconds and would bury everything else.
+fn is_routine(path: &str) -> bool {
+    matches!(path, "/healthz" | "/livez" | "/readyz" | "/metrics")
 }
 
 /// Label values are the methods of HTTP and no others.
@@ -81,7 +88,9 @@ impl Drop for Observed {
         let duration_ms = duration.as_secs_f64() * 1e3;
         let _entered = self.span.enter();
         let (method, path) = (self.method, self.path.as_str());
-        if self.complete {
+        if is_routine(path) {
+            tracing::debug!(method, path, status, duration_ms, "response");
+        } else if self.complete {
             tracing::info!(method, path, status, duration_ms, "response");
         } else {
             tracing::info!(method, path, status, duration_ms, "response not taken: the client went away");

@@ -184,8 +184,10 @@ async fn every_log_line_of_a_request_carries_its_id_and_no_prompt() {
         client().post(url).header("x-request-id", "trace-me").body(request.to_string()).send().await.unwrap();
     assert_eq!(response.headers()["x-request-id"], "trace-me");
     response.text().await.unwrap();
+    client().get(format!("http://{}/readyz", served.api)).send().await.unwrap();
     served.signal("TERM");
     let (_, lines) = served.end();
+    assert!(!lines.iter().any(|line| line["path"] == "/readyz"), "probes bury what matters");
     let of_request: Vec<&Value> =
         lines.iter().filter(|line| line["span"]["request_id"] == "trace-me").collect();
     let messages: Vec<&str> = of_request.iter().map(|line| line["message"].as_str().unwrap()).collect();
