@@ -213,11 +213,6 @@ impl TokenStream {
     pub async fn next(&mut self) -> Option<Result<Event, EngineError>> {
         self.events.recv().await
     }
-
-    /// Tokens that are there already, without waiting.
-    pub fn try_next(&mut self) -> Option<Result<Event, EngineError>> {
-        self.events.try_recv().ok()
-    }
 }
 
 struct AliveGuard(watch::Sender<bool>);

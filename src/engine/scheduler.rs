@@ -149,7 +149,7 @@ impl Scheduler {
         Some((removed, Vacated { moves: Vec::new(), released }))
     }
 
-    /// Takes out the waiting sequences that `wanted` does not want, in order of arrival.
+    /// Takes out the waiting sequences that are `unwanted`, in order of arrival.
     pub(super) fn remove_waiting(&mut self, unwanted: impl Fn(&Sequence) -> bool) -> Vec<Sequence> {
         if !self.waiting.iter().any(&unwanted) {
             return Vec::new();

@@ -120,6 +120,7 @@ impl Worker {
     fn drop_unwanted(&mut self) {
         let now = Instant::now();
         let unwanted = |sequence: &Sequence| sequence.is_cancelled() || sequence.is_late(now);
+        // Of a cancelled request nobody hears the error.
         for sequence in self.scheduler.remove_waiting(unwanted) {
             sequence.fail(EngineError::DeadlineExceeded);
         }

@@ -54,7 +54,7 @@ pub struct Rows {
     pub rows: usize,
     /// Tokens that each can hold.
     pub context_tokens: usize,
-    /// Caches of all rows up to this size lie in huge pages: a few percent faster in batches, but a row costs the memory
+    /// Caches of all rows up to this size lie in huge pages: up to a few percent faster in batches; a row costs the memory
     /// of its whole context at once.
     pub huge_pages_up_to_bytes: u64,
 }
