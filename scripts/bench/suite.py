@@ -3,7 +3,7 @@
 
     suite.py [--only PART,…] [--skip PART,…] [--pairs N]
 
-Parts: throughput, first-token, gaps, prefix, workload, resources. A whole run with at least 7 pairs writes
+Parts: throughput, first-token, gaps, prefix, workload, resources, fidelity. A whole run with at least 7 pairs writes
 BENCHMARKS.md; any other only prints. Nobody else should use the machine meanwhile.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 import peers
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-MODEL = CHECKOUT / "prepared/models/smollm2-135m-instruct-int8"
-PARTS = ("throughput", "first-token", "gaps", "prefix", "workload", "resources")
+MODEL = CHECKOUT / "prepared/models/smollm2-135m-instruct-w8a8"
+PARTS = ("throughput", "first-token", "gaps", "prefix", "workload", "resources", "fidelity")
 LEAST_PAIRS = 7
 BUSY_LOAD = 0.5
 
@@ -49,6 +49,7 @@ def build() -> dict[str, Path]:
 
 def run_parts(arguments: argparse.Namespace, ready: peers.Peers) -> None:
     """Measure with the packages of the peers' environment."""
+    import fidelity
     import latency
     import machine
     import resources
@@ -63,6 +64,7 @@ def run_parts(arguments: argparse.Namespace, ready: peers.Peers) -> None:
         "prefix": latency.measure_prefix,
         "workload": workload.measure,
         "resources": resources.measure,
+        "fidelity": fidelity.measure,
     }
     programs = {name: Path(path) for name, path in (pair.split("=", 1) for pair in arguments.program)} or build()
     load = machine.load_average()

@@ -12,11 +12,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from convert.calibrate import calibration_tokens, observe
 from convert.decoder import ATTENTION_FORMS, LOGITS_FORMS, Form, write_decoder
 from convert.gguf import GgufFile
 from convert.hub_files import write_hub_files
 from convert.linear import PRECISIONS
 from convert.llama import read_llama
+from convert.smooth import smooth
 
 
 def main(command_line: list[str] | None = None) -> int:
@@ -33,7 +35,7 @@ def main(command_line: list[str] | None = None) -> int:
         help="gqa: onnxruntime-genai's graph; mha, merged, none: optimum's with a cache, with both "
         "branches, without a cache (default: gqa)",
     )
-    parser.add_argument("--weights", choices=PRECISIONS, default="int8", help="default: int8")
+    parser.add_argument("--weights", choices=PRECISIONS, default="w8a8", help="default: w8a8")
     parser.add_argument(
         "--logits",
         choices=LOGITS_FORMS,
@@ -41,13 +43,18 @@ def main(command_line: list[str] | None = None) -> int:
         help="last: only where the input logits_index says (default); all: of every position",
     )
     arguments = parser.parse_args(command_line)
+    if arguments.weights == "w8a8" and arguments.attention != "gqa":
+        parser.error(f"--weights w8a8 needs --attention gqa; with {arguments.attention} use int8 or fp32")
     form = Form(arguments.attention, arguments.weights, arguments.logits)
     try:
         shape, weights, tokenizer = read_llama(GgufFile(arguments.gguf))
         arguments.folder.mkdir(parents=True, exist_ok=True)
         name = "decoder_model_merged.onnx" if form.attention == "merged" else "model.onnx"
+        tied = weights.tied
+        if form.precision == "w8a8":
+            weights = smooth(shape, weights, observe(shape, weights, calibration_tokens(tokenizer)))
         write_decoder(arguments.folder / name, shape, weights, form)
-        write_hub_files(arguments.folder, shape, tokenizer, form, weights.tied)
+        write_hub_files(arguments.folder, shape, tokenizer, form, tied)
     except (ValueError, OSError) as error:
         print(f"convert: error: {arguments.gguf}: {error}", file=sys.stderr)
         return 1

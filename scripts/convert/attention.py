@@ -5,7 +5,8 @@
     PlainAttention        what optimum exports: position_ids, a mask that may have holes, a cache that is
                           copied into a longer one in each step; or no cache at all.
 
-Both take the normalised hidden state [batch, tokens, hidden] and give [batch, tokens, heads × head_size].
+Both take the normalised hidden state [batch, tokens, hidden] and give [batch, tokens, heads × head_size]; the
+first also works on [batch × tokens, …] where the linear layers are flat.
 """
 
 import numpy as np
@@ -33,6 +34,9 @@ class GroupQueryAttention:
         mask_shape = graph.node("Shape", ["attention_mask"], "mask_shape")
         mask_length = graph.node("Gather", [mask_shape, graph.integer(1)], "mask_length", axis=0)
         self._total_length = graph.node("Cast", [mask_length], "total_length", to=TensorProto.INT32)
+        if linear.flat:
+            fed = graph.node("Shape", ["input_ids"], "fed_shape")
+            self._apart = graph.node("Concat", [fed, graph.integers(-1)], "qkv_shape", axis=0)
 
     def attend(self, layer: int, normed: str) -> tuple[str, list[str]]:
         """Attention of one layer, and the names of its new key and value."""
@@ -40,6 +44,8 @@ class GroupQueryAttention:
         projected = self._linear.linear(
             normed, [f"{block}.attn_{part}.weight" for part in "qkv"], f"{scope}/qkv"
         )
+        if self._linear.flat:
+            projected = self._graph.node("Reshape", [projected, self._apart], f"{scope}/qkv_of_rows")
         output, *present = self._graph.node_with_outputs(
             "GroupQueryAttention",
             [
@@ -62,6 +68,9 @@ class GroupQueryAttention:
             local_window_size=-1,
             softcap=0.0,
         )
+        if self._linear.flat:
+            width = self._shape.heads * self._shape.head_size
+            output = self._graph.node("Reshape", [output, self._graph.integers(-1, width)], f"{scope}/flat")
         return output, present
 
 

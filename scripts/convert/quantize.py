@@ -137,6 +137,13 @@ def to_four_bits(weights: np.ndarray | Blocks) -> Quantized:
     return Quantized(_pack_pairs(best_codes), best_scales, _pack_pairs(best_zeros), bits=4)
 
 
+def to_eight_bit_rows(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [rows, columns] as int8 codes and one float32 scale a row: value = scale × code."""
+    scales = (np.abs(values).max(-1) / 127).astype(np.float32)
+    codes = np.rint(values / np.where(scales == 0, 1, scales)[:, None])
+    return codes.astype(np.int8), scales
+
+
 def _symmetric_blocks(values: np.ndarray) -> Blocks:
     rows, columns = values.shape
     if columns % BLOCK_ELEMENTS:

@@ -63,13 +63,15 @@ async fn the_exact_model_gives_the_golden_tokens_alone_and_in_company() {
 }
 
 #[tokio::test]
-async fn the_quantised_model_gives_the_tokens_of_onnx_runtime_in_python() {
+async fn the_quantised_models_give_the_tokens_of_onnx_runtime_in_python() {
     let cases = cases();
     let prompts: Vec<Vec<u64>> = cases.iter().map(|case| case.prompt_tokens.clone()).collect();
-    let folder = prepared("models/smollm2-135m-instruct-int8").display().to_string();
-    let expected = reference(&folder, &prompts, 48);
-    let gateway = real("int8").await;
-    for (case, expected) in cases.iter().zip(&expected) {
-        assert_eq!(&gateway.greedy(&case.prompt, 48).await, expected, "{}", case.prompt);
+    for precision in ["w8a8", "int8"] {
+        let folder = prepared("models").join(format!("smollm2-135m-instruct-{precision}"));
+        let expected = reference(&folder.display().to_string(), &prompts, 48);
+        let gateway = real(precision).await;
+        for (case, expected) in cases.iter().zip(&expected) {
+            assert_eq!(&gateway.greedy(&case.prompt, 48).await, expected, "{precision}: {}", case.prompt);
+        }
     }
 }

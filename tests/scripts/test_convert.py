@@ -17,7 +17,11 @@ import onnx
 from greedy_reference import greedy, open_session, run
 
 import convert.__main__
-from convert.decoder import ATTENTION_FORMS
+from convert.calibrate import observe
+from convert.decoder import ATTENTION_FORMS, Form, write_decoder
+from convert.gguf import GgufFile
+from convert.llama import Shape, Weights, read_llama
+from convert.smooth import smooth
 
 PROMPT = [5, 17, 40, 3, 77, 20, 8]
 NEW_TOKENS = 24
@@ -152,6 +156,41 @@ class ConvertTest(unittest.TestCase):
                         found, _ = run(session, PROMPT, None, 0)
                         self.assertLess(np.abs(found - exact).max(), 0.05 * np.abs(exact).max())
                         self.assertGreater(np.abs(found - exact).max(), 0, "int8 computed in fp32?")
+
+    def test_eight_bit_activations_stay_near_and_do_not_see_the_other_rows(self) -> None:
+        gguf = writer.write_llama(self.folder / "float.gguf", writer.F32)
+        exact, _ = run(open_session(self.converted(gguf, "gqa", "fp32"), 1), PROMPT, None, 0)
+        session = open_session(self.converted(gguf, "gqa", "w8a8"), 1)
+        alone, _ = run(session, PROMPT, None, 0)
+        self.assertGreater(np.corrcoef(alone, exact)[0, 1], 0.99)
+        feed = {
+            "input_ids": np.array([PROMPT[::-1], PROMPT], np.int64),
+            "attention_mask": np.ones((2, len(PROMPT)), np.int64),
+            "logits_index": np.array([len(PROMPT) - 1]),
+        }
+        for wanted in session.get_inputs():
+            if wanted.name.startswith("past"):
+                feed[wanted.name] = np.zeros((2, wanted.shape[1], 0, wanted.shape[3]), np.float32)
+        together = session.run(["logits"], feed)[0][1, 0]
+        np.testing.assert_array_equal(together, alone)
+
+    def test_smoothing_changes_ranges_and_no_result(self) -> None:
+        gguf = writer.write_llama(self.folder / "float.gguf", writer.F32)
+        shape, weights, _ = read_llama(GgufFile(gguf))
+        before = observe(shape, weights, PROMPT)
+        smoothed = smooth(shape, weights, before)
+        after = observe(shape, smoothed, PROMPT)
+        self.assertFalse(np.allclose(before.output_input, after.output_input, rtol=0.05))
+        exact, found = (
+            run(open_session(self.written(shape, tensors), 1), PROMPT, None, 0)[0]
+            for tensors in (weights, smoothed)
+        )
+        np.testing.assert_allclose(found, exact, atol=2e-4)
+
+    def written(self, shape: Shape, weights: Weights) -> Path:
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        write_decoder(folder / "model.onnx", shape, weights, Form())
+        return folder
 
     def test_int4_stays_in_the_neighbourhood(self) -> None:
         gguf = writer.write_llama(self.folder / "float.gguf", writer.F32)

@@ -212,7 +212,7 @@ class LockTest(PrepareTestCase):
 class CommandLineTest(PrepareTestCase):
     def test_targets_and_precisions(self) -> None:
         parsed = prepare.parse_arguments([])
-        self.assertEqual((parsed.targets, parsed.precision), (["library", "model"], ["int8"]))
+        self.assertEqual((parsed.targets, parsed.precision), (["library", "model"], ["w8a8"]))
         parsed = prepare.parse_arguments(["--precision", "fp32", "--precision", "int8", "tiny"])
         self.assertEqual((parsed.targets, parsed.precision), (["tiny"], ["fp32", "int8"]))
         with contextlib.redirect_stderr(io.StringIO()) as errors, self.assertRaises(SystemExit):
