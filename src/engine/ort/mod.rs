@@ -10,13 +10,18 @@
 mod concat;
 mod contract;
 mod graph_file;
+mod groups;
 mod in_place;
+mod joint_cache;
 pub mod library;
 mod protobuf;
 mod recompute;
 mod run;
 mod select_logits;
 mod slab;
+mod small_inputs;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -153,7 +158,9 @@ impl Runtime {
             Cache::InPlace(layout) => {
                 Box::new(in_place::InPlace::new(session, &contract.graph, layout, rows)?)
             }
-            Cache::Concat(layout) => Box::new(concat::Concat::new(session, contract.graph, layout, rows)),
+            Cache::Concat { layout, left_padding } => {
+                Box::new(concat::Concat::new(session, contract.graph, (layout, left_padding), rows))
+            }
             Cache::None => Box::new(recompute::Recompute::new(session, contract.graph, rows)),
         })
     }

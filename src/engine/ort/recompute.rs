@@ -1,29 +1,44 @@
 //! Graphs without a cache: each step computes the whole sequence anew.
 //!
-//! The cost of a token grows with the square of the length, so this is for small models and short texts.
+//! The cost of a text grows with the square of its length, so this is for small models and short texts. Rows share a run, padded on the right, where the graph takes a mask.
 
 use std::ops::Range;
 
 use ort::session::{Session, SessionInputs};
 
 use super::Rows;
-use super::concat::small_inputs;
 use super::contract::Graph;
+use super::groups::{Bounds, group};
 use super::run::failed;
+use super::small_inputs::small_inputs;
 use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Input};
 use crate::engine::request::TokenId;
+
+/// Padding costs computing time here, which is what such graphs lack.
+const PADDED_PERCENT: usize = 125;
+
+/// Beyond this a run is bound by computing, and more rows in it gain nothing and take memory.
+const MOST_RUN_TOKENS: usize = 1024;
+
+/// A graph that gives the logits of every position gives a lot of them.
+const MOST_LOGITS_BYTES: usize = 128 << 20;
 
 pub(super) struct Recompute {
     session: Session,
     graph: Graph,
     geometry: Geometry,
+    bounds: Bounds,
     /// What each row has been fed so far.
     tokens: Vec<Vec<TokenId>>,
+    /// `[rows of the batch, vocabulary_size]`.
     logits: Vec<f32>,
+    /// Runs of the session so far.
+    runs: usize,
 }
 
 impl Recompute {
     pub(super) fn new(session: Session, graph: Graph, rows: Rows) -> Self {
+        let logits_tokens = MOST_LOGITS_BYTES / (size_of::<f32>() * graph.vocabulary_size);
         Self {
             session,
             geometry: Geometry {
@@ -34,22 +49,43 @@ impl Recompute {
                 cache_bytes_per_token: 0,
                 keeps_prefixes: false,
             },
+            bounds: Bounds {
+                equal_lengths: graph.attention_mask.is_none(),
+                padded_percent: PADDED_PERCENT,
+                tokens: MOST_RUN_TOKENS.min(logits_tokens),
+            },
             tokens: vec![Vec::new(); rows.rows],
             graph,
             logits: Vec::new(),
+            runs: 0,
         }
     }
 
-    /// Runs one row and leaves the logits of its last token at `self.logits[at..]`.
-    fn run_row(&mut self, row: usize, at: usize) -> Result<(), BackendError> {
-        let whole = Input { past: 0, tokens: &self.tokens[row] };
-        let inputs = small_inputs(&self.graph, &whole)?;
+    /// Runs `rows` and leaves the logits of their last tokens in `self.logits`, which begins with row `first_row`.
+    fn run_rows(&mut self, rows: &[usize], first_row: usize) -> Result<(), BackendError> {
+        let whole: Vec<Input<'_>> =
+            rows.iter().map(|row| Input { past: 0, tokens: &self.tokens[*row] }).collect();
+        let mut wanted: Vec<usize> = whole.iter().map(|input| input.tokens.len() - 1).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let inputs = small_inputs(&self.graph, &whole, 0, &wanted)?;
+        self.runs += 1;
         let outputs = self.session.run(SessionInputs::ValueMap::<0>(inputs)).map_err(failed)?;
         let (shape, logits) = outputs["logits"].try_extract_tensor::<f32>().map_err(failed)?;
-        let width = self.geometry.vocabulary_size;
-        let last = (shape[1] as usize - 1) * width;
-        self.logits[at..at + width].copy_from_slice(&logits[last..last + width]);
+        let (positions, width) = (shape[1] as usize, self.geometry.vocabulary_size);
+        for (of_row, (row, input)) in logits.chunks_exact(positions * width).zip(rows.iter().zip(&whole)) {
+            let last = input.tokens.len() - 1;
+            let position =
+                if self.graph.logits_index { wanted.binary_search(&last).unwrap_or(0) } else { last };
+            self.logits[(row - first_row) * width..][..width]
+                .copy_from_slice(&of_row[position * width..][..width]);
+        }
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn runs(&self) -> usize {
+        self.runs
     }
 }
 
@@ -59,17 +95,20 @@ impl Backend for Recompute {
     }
 
     fn forward(&mut self, batch: &Batch<'_>) -> Result<&mut [f32], BackendError> {
-        let width = self.geometry.vocabulary_size;
-        self.logits.resize(batch.inputs.len() * width, 0.0);
-        for (offset, input) in batch.inputs.iter().enumerate() {
-            let row = batch.first_row + offset;
+        let rows = batch.first_row..batch.first_row + batch.inputs.len();
+        for (row, input) in rows.clone().zip(batch.inputs) {
             self.tokens[row].truncate(input.past);
             self.tokens[row].extend_from_slice(input.tokens);
-            if batch.logits {
-                self.run_row(row, offset * width)?;
-            }
         }
-        Ok(if batch.logits { &mut self.logits } else { &mut [] })
+        if !batch.logits {
+            return Ok(&mut []);
+        }
+        self.logits.resize(batch.inputs.len() * self.geometry.vocabulary_size, 0.0);
+        let lengths: Vec<(usize, usize)> = rows.map(|row| (row, self.tokens[row].len())).collect();
+        for group in group(&lengths, self.bounds) {
+            self.run_rows(&group, batch.first_row)?;
+        }
+        Ok(&mut self.logits)
     }
 
     fn move_row(&mut self, from: usize, to: usize, _tokens: usize) {
