@@ -105,6 +105,33 @@ async fn graphs_of_one_model_agree_whatever_their_kind() {
 }
 
 #[tokio::test]
+async fn a_graph_without_a_cache_for_senselessly_long_texts_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["tokenizer.json", "model.onnx"] {
+        std::fs::copy(prepared("tiny/gpt2-no-cache").join(file), folder.path().join(file)).unwrap();
+    }
+    let config = std::fs::read(prepared("tiny/gpt2-no-cache/config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&config).unwrap();
+    config["n_positions"] = json!(10_000_000);
+    config["n_ctx"] = json!(10_000_000);
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let path = format!("--default-model-path={}", folder.path().display());
+    let gateway = Gateway::start(crate::harness::settings(&[&path])).await;
+    let reason = gateway.wait_state("failed").await;
+    for part in [
+        "no cache",
+        "10000000 tokens",
+        "INFERENCE_CONTEXT_LENGTH to at most",
+        "export the model with a cache",
+    ] {
+        assert!(reason.contains(part), "{part}: {reason}");
+    }
+    // With what the message advises it is served.
+    let served = Gateway::serving(&folder.path().display().to_string(), &["--context-length=256"]).await;
+    assert_eq!(served.greedy("abc", 5).await.len(), 5);
+}
+
+#[tokio::test]
 async fn the_length_of_chunks_does_not_change_the_tokens() {
     let prompt = "a prompt of some length, so that it is fed in several pieces";
     let mut answers = Vec::new();

@@ -97,6 +97,23 @@ pub enum OrtError {
     /// The graph lacks, or asks for, something that cannot be served.
     #[error("the graph cannot be served: {0}")]
     Unsupported(String),
+    /// A graph without a cache, for texts so long that a token would take senselessly long.
+    #[error(
+        "the graph has no cache, so every token computes the whole text anew, and with {parameters} parameters, a context of \
+         {context_tokens} tokens and {rows} rows that takes senselessly long: set INFERENCE_CONTEXT_LENGTH to at most \
+         {most_context_tokens}{}, or export the model with a cache (Optimum's task `text-generation-with-past`)",
+        if *rows > 8 { " (more with a lower INFERENCE_MAX_BATCH_SIZE)" } else { "" }
+    )]
+    TooExpensive {
+        /// Numbers in the graph's weights.
+        parameters: u64,
+        /// Tokens of a row.
+        context_tokens: usize,
+        /// Sequences that can be live at once.
+        rows: usize,
+        /// Tokens of a row that would be served with so many rows.
+        most_context_tokens: u64,
+    },
 }
 
 /// The loaded library with its environment and thread pool; one for the process, never dropped.
@@ -161,7 +178,9 @@ impl Runtime {
             Cache::Concat { layout, left_padding } => {
                 Box::new(concat::Concat::new(session, contract.graph, (layout, left_padding), rows))
             }
-            Cache::None => Box::new(recompute::Recompute::new(session, contract.graph, rows)),
+            Cache::None => {
+                Box::new(recompute::Recompute::new(session, contract.graph, operators.parameters(), rows)?)
+            }
         })
     }
 

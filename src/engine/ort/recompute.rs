@@ -1,18 +1,27 @@
 //! Graphs without a cache: each step computes the whole sequence anew.
 //!
-//! The cost of a text grows with the square of its length, so this is for small models and short texts. Rows share a run, padded on the right, where the graph takes a mask.
+//! The cost of a text grows with the square of its length, so this is for small models and short texts; what would take
+//! senselessly long is refused when it is loaded. Rows share a run, padded on the right, where the graph takes a mask.
 
 use std::ops::Range;
 
 use ort::session::{Session, SessionInputs};
 
-use super::Rows;
 use super::contract::Graph;
 use super::groups::{Bounds, group};
 use super::run::failed;
 use super::small_inputs::small_inputs;
+use super::{OrtError, Rows};
 use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Input};
 use crate::engine::request::TokenId;
+
+/// Most multiplications for one token at the full context: parameters × tokens. Two cores with AVX-512 take about three
+/// seconds for so many.
+const MOST_TOKEN_MULTIPLICATIONS: u64 = 1 << 38;
+
+/// The same for a step of all rows at their longest: some 23 seconds there, less than the default of
+/// `INFERENCE_STEP_TIMEOUT`, 30 s.
+const MOST_STEP_MULTIPLICATIONS: u64 = 1 << 41;
 
 /// Padding costs computing time here, which is what such graphs lack.
 const PADDED_PERCENT: usize = 125;
@@ -37,9 +46,14 @@ pub(super) struct Recompute {
 }
 
 impl Recompute {
-    pub(super) fn new(session: Session, graph: Graph, rows: Rows) -> Self {
+    /// `parameters`: numbers in the graph's weights.
+    ///
+    /// # Errors
+    /// [`OrtError::TooExpensive`] when a token at the full context would take senselessly long.
+    pub(super) fn new(session: Session, graph: Graph, parameters: u64, rows: Rows) -> Result<Self, OrtError> {
+        refuse_senseless(parameters, rows)?;
         let logits_tokens = MOST_LOGITS_BYTES / (size_of::<f32>() * graph.vocabulary_size);
-        Self {
+        Ok(Self {
             session,
             geometry: Geometry {
                 vocabulary_size: graph.vocabulary_size,
@@ -58,7 +72,7 @@ impl Recompute {
             graph,
             logits: Vec::new(),
             runs: 0,
-        }
+        })
     }
 
     /// Runs `rows` and leaves the logits of their last tokens in `self.logits`, which begins with row `first_row`.
@@ -87,6 +101,16 @@ impl Recompute {
     pub(super) fn runs(&self) -> usize {
         self.runs
     }
+}
+
+fn refuse_senseless(parameters: u64, rows: Rows) -> Result<(), OrtError> {
+    let Rows { rows, context_tokens, huge_pages_up_to_bytes: _ } = rows;
+    let most = MOST_TOKEN_MULTIPLICATIONS.min(MOST_STEP_MULTIPLICATIONS / rows as u64);
+    let most_context_tokens = most / parameters.max(1);
+    if context_tokens as u64 <= most_context_tokens {
+        return Ok(());
+    }
+    Err(OrtError::TooExpensive { parameters, context_tokens, rows, most_context_tokens })
 }
 
 impl Backend for Recompute {
@@ -121,5 +145,40 @@ impl Backend for Recompute {
 
     fn release_row(&mut self, row: usize, _give_back: bool) {
         self.tokens[row].clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(parameters: u64, rows: usize, context_tokens: usize) -> Option<String> {
+        let rows = Rows { rows, context_tokens, huge_pages_up_to_bytes: 0 };
+        refuse_senseless(parameters, rows).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn small_models_and_short_texts_are_served() {
+        assert_eq!(refused(200_000, 16, 256), None);
+        assert_eq!(refused(124_000_000, 16, 1024), None);
+        assert_eq!(refused(1_000_000_000, 8, 256), None);
+        assert_eq!(refused(0, 16, 1 << 20), None);
+    }
+
+    #[test]
+    fn what_would_take_senselessly_long_is_refused_with_what_to_do() {
+        let message = refused(135_000_000, 16, 8192).unwrap();
+        for part in [
+            "135000000 parameters",
+            "8192 tokens",
+            "16 rows",
+            "INFERENCE_CONTEXT_LENGTH",
+            "at most 1018",
+            "cache",
+        ] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        assert!(refused(1_000_000_000, 1, 2048).is_some());
+        assert!(refused(124_000_000, 32, 1024).is_some());
     }
 }

@@ -20,7 +20,7 @@ struct Adapter<B> {
     runs: fn(&B) -> usize,
 }
 
-fn open(model: &str) -> (Session, Contract) {
+fn open(model: &str) -> (Session, Contract, u64) {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = project.join("prepared/tiny").join(model);
     assert!(folder.exists(), "{} is missing: run `make prepare-tests`", folder.display());
@@ -34,19 +34,19 @@ fn open(model: &str) -> (Session, Contract) {
     let operators = graph_file::scan(&graph).unwrap();
     let session = runtime.session(&graph).unwrap();
     let contract = Contract::read(&session, &operators, &GraphHints::default()).unwrap();
-    (session, contract)
+    (session, contract, operators.parameters())
 }
 
 fn concat(model: &str) -> Adapter<Concat> {
-    let (session, Contract { graph, cache }) = open(model);
+    let (session, Contract { graph, cache }, _) = open(model);
     let Cache::Concat { layout, left_padding } = cache else { panic!("{model} is of another kind") };
     Adapter { backend: Concat::new(session, graph, (layout, left_padding), ROWS), runs: Concat::runs }
 }
 
 fn recompute(model: &str) -> Adapter<Recompute> {
-    let (session, Contract { graph, cache }) = open(model);
+    let (session, Contract { graph, cache }, parameters) = open(model);
     assert!(matches!(cache, Cache::None), "{model} is of another kind");
-    Adapter { backend: Recompute::new(session, graph, ROWS), runs: Recompute::runs }
+    Adapter { backend: Recompute::new(session, graph, parameters, ROWS).unwrap(), runs: Recompute::runs }
 }
 
 impl<B: Backend> Adapter<B> {
