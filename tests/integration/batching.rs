@@ -28,7 +28,7 @@ fn requests() -> Vec<Value> {
 
 #[tokio::test]
 async fn the_same_seed_gives_the_same_text_alone_or_in_company() {
-    for model in ["llama", "llama-all-logits", "gpt2", "gpt2-merged"] {
+    for model in ["llama", "llama-all-logits", "llama-plain", "gpt2", "gpt2-merged"] {
         let gateway =
             Gateway::serving(&tiny(model), &["--max-batch-size=5", "--prefill-chunk-tokens=16"]).await;
         let requests = requests();

@@ -38,7 +38,9 @@ class TinyModelsTest(unittest.TestCase):
     def test_each_family_has_one_text(self) -> None:
         self.assertEqual(self.tokens("gpt2"), self.tokens("gpt2-no-cache"))
         self.assertEqual(self.tokens("gpt2"), self.tokens("gpt2-merged"))
+        self.assertEqual(self.tokens("gpt2"), self.tokens("gpt2-unpositioned"))
         self.assertEqual(self.tokens("llama"), self.tokens("llama-all-logits"))
+        self.assertEqual(self.tokens("llama"), self.tokens("llama-plain"))
         self.assertNotEqual(self.tokens("gpt2"), self.tokens("llama"))
 
     def test_models_are_small_and_always_the_same(self) -> None:

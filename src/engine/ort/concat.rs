@@ -1,40 +1,57 @@
 //! Graphs that return a longer cache each run (`Concat`): the plain attention of Optimum exports, merged or not.
 //!
-//! Such a graph copies the whole cache per token, so it is slower than one that writes in place. Each row keeps the
-//! tensors that its last run returned and runs alone.
+//! Such a graph copies the whole cache per token, so it is slower than one that writes in place. Decoding rows share a run
+//! and its cache (`joint_cache.rs`). Rows of different lengths may do so where the graph takes both a mask, which hides
+//! padding, and positions, which do not count it; all others share a run only with rows as long as they are.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-use ort::memory::Allocator;
-use ort::session::{Session, SessionInputValue, SessionInputs};
-use ort::value::{DynValue, Tensor};
+use ort::session::{Session, SessionInputs};
+use ort::value::DynValue;
 
 use super::Rows;
-use super::contract::{Graph, IntegerKind, Layout};
+use super::contract::{Graph, Layout};
+use super::groups::Bounds;
+use super::joint_cache::{Group, JointCache};
 use super::run::failed;
+use super::small_inputs::small_inputs;
 use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Input};
+
+/// Padding may take as much memory as what it pads. More would cost rows elsewhere; less would split runs, each of which
+/// reads all weights.
+const PADDED_PERCENT: usize = 200;
 
 pub(super) struct Concat {
     session: Session,
     graph: Graph,
-    layout: Layout,
     geometry: Geometry,
-    /// Key and value of each layer in turn; `None` before the first run of a row.
-    caches: Vec<Option<Vec<DynValue>>>,
+    cache: JointCache,
     past_names: Vec<String>,
     present_names: Vec<String>,
+    /// `[rows of the batch, vocabulary_size]`.
     logits: Vec<f32>,
+    /// Runs of the session so far.
+    runs: usize,
 }
 
-pub(super) type NamedInputs<'a> = Vec<(Cow<'a, str>, SessionInputValue<'a>)>;
-
 impl Concat {
-    pub(super) fn new(session: Session, graph: Graph, layout: Layout, rows: Rows) -> Self {
+    /// `left_padding`: whether attention finds tokens by mask and positions alone, see `Cache::Concat`.
+    pub(super) fn new(
+        session: Session,
+        graph: Graph,
+        (layout, left_padding): (Layout, bool),
+        rows: Rows,
+    ) -> Self {
         let halves = |prefix: &str| -> Vec<String> {
             (0..layout.layers)
                 .flat_map(|layer| ["key", "value"].map(|half| format!("{prefix}.{layer}.{half}")))
                 .collect()
+        };
+        let bounds = Bounds {
+            equal_lengths: !left_padding,
+            padded_percent: if left_padding { PADDED_PERCENT } else { 100 },
+            tokens: usize::MAX,
         };
         Self {
             session,
@@ -44,85 +61,74 @@ impl Concat {
                 rows: rows.rows,
                 // The branch of a merged decoder that reads the cache is made for single tokens.
                 chunks: !graph.use_cache_branch,
-                // A run holds the old cache and the new one.
-                cache_bytes_per_token: 2 * layout.bytes_per_token(),
+                // A run holds the old cache and the new one, both with padding.
+                cache_bytes_per_token: 2 * layout.bytes_per_token() * bounds.padded_percent / 100,
                 keeps_prefixes: false,
             },
-            caches: (0..rows.rows).map(|_| None).collect(),
+            cache: JointCache::new(layout, bounds),
             past_names: halves("past_key_values"),
             present_names: halves("present"),
             graph,
-            layout,
             logits: Vec::new(),
+            runs: 0,
         }
     }
 
-    /// Runs one row and leaves the logits of its last token at `self.logits[at..]`.
-    fn run_row(&mut self, row: usize, input: &Input<'_>, at: usize) -> Result<(), BackendError> {
-        let past = match self.caches[row].take() {
-            Some(past) if input.past > 0 => past,
-            _ => self.empty_cache()?,
-        };
-        let mut inputs = small_inputs(&self.graph, input)?;
-        for (name, value) in self.past_names.iter().zip(past) {
+    /// Runs the rows of a group and leaves the logits of their last tokens in `self.logits`, in the batch's order.
+    fn run_group(&mut self, group: Group, batch: &Batch<'_>) -> Result<(), BackendError> {
+        let Group { mut members, tokens, halves } = group;
+        let places = members
+            .iter()
+            .map(|member| member.row.and_then(|row| row.checked_sub(batch.first_row)))
+            .collect::<Option<Vec<usize>>>()
+            .ok_or_else(|| BackendError("a group of rows holds one that does not run".to_owned()))?;
+        let rows: Vec<Input<'_>> = places.iter().map(|place| batch.inputs[*place]).collect();
+        let fed_tokens = rows[0].tokens.len();
+        let mut inputs = small_inputs(&self.graph, &rows, tokens, &[fed_tokens - 1])?;
+        for (name, value) in self.past_names.iter().zip(halves) {
             inputs.push((Cow::Borrowed(name.as_str()), value.into()));
         }
+        self.runs += 1;
         let mut outputs = self.session.run(SessionInputs::ValueMap::<0>(inputs)).map_err(failed)?;
         let (shape, logits) = outputs["logits"].try_extract_tensor::<f32>().map_err(failed)?;
-        let width = self.geometry.vocabulary_size;
-        let last = (shape[1] as usize - 1) * width;
-        self.logits[at..at + width].copy_from_slice(&logits[last..last + width]);
+        let (positions, width) = (shape[1] as usize, self.geometry.vocabulary_size);
+        for (of_row, place) in logits.chunks_exact(positions * width).zip(places) {
+            self.logits[place * width..][..width].copy_from_slice(&of_row[(positions - 1) * width..]);
+        }
         let present: Option<Vec<DynValue>> =
             self.present_names.iter().map(|name| outputs.remove(name)).collect();
-        self.caches[row] = present;
+        let halves = present.ok_or_else(|| BackendError("the run returned no cache".to_owned()))?;
+        for member in &mut members {
+            member.tokens += fed_tokens;
+        }
+        self.cache.put(Group { members, tokens: tokens + fed_tokens, halves });
         Ok(())
     }
 
-    fn empty_cache(&self) -> Result<Vec<DynValue>, BackendError> {
-        let shape = [1, self.layout.kv_heads, 0, self.layout.head_size];
-        (0..2 * self.layout.layers)
-            .map(|_| Ok(Tensor::<f32>::new(&Allocator::default(), shape).map_err(failed)?.into_dyn()))
-            .collect()
-    }
-}
-
-/// Everything but the cache, for one row.
-pub(super) fn small_inputs<'a>(graph: &Graph, input: &Input<'_>) -> Result<NamedInputs<'a>, BackendError> {
-    let Graph { input_ids, attention_mask, position_ids, use_cache_branch, logits_index, vocabulary_size: _ } =
-        graph;
-    let width = input.tokens.len();
-    let ids: Vec<i64> = input.tokens.iter().map(|token| i64::from(*token)).collect();
-    let mut inputs: NamedInputs<'a> = vec![("input_ids".into(), integers(*input_ids, &[1, width], ids)?)];
-    if let Some(kind) = attention_mask {
-        let total = input.past + width;
-        inputs.push(("attention_mask".into(), integers(*kind, &[1, total], vec![1; total])?));
-    }
-    if let Some(kind) = position_ids {
-        let positions = (input.past..input.past + width).map(|position| position as i64).collect();
-        inputs.push(("position_ids".into(), integers(*kind, &[1, width], positions)?));
-    }
-    if *use_cache_branch {
-        let branch = Tensor::<bool>::from_array(([1], vec![input.past > 0])).map_err(failed)?;
-        inputs.push(("use_cache_branch".into(), branch.into()));
-    }
-    if *logits_index {
-        inputs.push(("logits_index".into(), integers(IntegerKind::Int64, &[1], vec![width as i64 - 1])?));
-    }
-    Ok(inputs)
-}
-
-fn integers<'a>(
-    kind: IntegerKind,
-    shape: &[usize],
-    numbers: Vec<i64>,
-) -> Result<SessionInputValue<'a>, BackendError> {
-    Ok(match kind {
-        IntegerKind::Int64 => Tensor::<i64>::from_array((shape.to_vec(), numbers)).map_err(failed)?.into(),
-        IntegerKind::Int32 => {
-            let narrow: Vec<i32> = numbers.into_iter().map(|number| number as i32).collect();
-            Tensor::<i32>::from_array((shape.to_vec(), narrow)).map_err(failed)?.into()
+    /// Groups of the batch's rows, each with the cache that its input comes after.
+    fn take_groups(&mut self, batch: &Batch<'_>) -> Result<Vec<Group>, BackendError> {
+        let rows = batch.first_row..batch.first_row + batch.inputs.len();
+        for (row, input) in rows.clone().zip(batch.inputs) {
+            if input.past == 0 {
+                self.cache.begin(row)?;
+            }
         }
-    })
+        let groups = self.cache.take(&rows)?;
+        let held = groups.iter().flat_map(|group| &group.members);
+        let ready = held.filter(|member| {
+            member.row.is_some_and(|row| batch.inputs[row - batch.first_row].past == member.tokens)
+        });
+        if ready.count() == batch.inputs.len() {
+            Ok(groups)
+        } else {
+            Err(BackendError("a row was fed that misses its cache".to_owned()))
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn runs(&self) -> usize {
+        self.runs
+    }
 }
 
 impl Backend for Concat {
@@ -131,17 +137,15 @@ impl Backend for Concat {
     }
 
     fn forward(&mut self, batch: &Batch<'_>) -> Result<&mut [f32], BackendError> {
-        let width = self.geometry.vocabulary_size;
-        let length = batch.inputs.len() * width;
-        self.logits.resize(length, 0.0);
-        for (offset, input) in batch.inputs.iter().enumerate() {
-            self.run_row(batch.first_row + offset, input, offset * width)?;
+        self.logits.resize(batch.inputs.len() * self.geometry.vocabulary_size, 0.0);
+        for group in self.take_groups(batch)? {
+            self.run_group(group, batch)?;
         }
         Ok(if batch.logits { &mut self.logits } else { &mut [] })
     }
 
     fn move_row(&mut self, from: usize, to: usize, _tokens: usize) {
-        self.caches[to] = self.caches[from].take();
+        self.cache.rename(from, to);
     }
 
     fn read_cache(&self, _row: usize, _tokens: Range<usize>, _cache: &mut Vec<f32>) {}
@@ -149,6 +153,6 @@ impl Backend for Concat {
     fn write_cache(&mut self, _row: usize, _tokens: Range<usize>, _cache: &[f32]) {}
 
     fn release_row(&mut self, row: usize, _give_back: bool) {
-        self.caches[row] = None;
+        self.cache.release(row);
     }
 }

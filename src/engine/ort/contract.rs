@@ -35,7 +35,11 @@ pub(super) enum Cache {
     /// `present` may be the same memory as `past`, written in place.
     InPlace(Layout),
     /// `present` is `past` with the new tokens appended, in new memory.
-    Concat(Layout),
+    Concat {
+        layout: Layout,
+        /// Whether a cache may be padded on the left: the mask hides padding and positions do not count it.
+        left_padding: bool,
+    },
     /// None.
     None,
 }
@@ -88,7 +92,7 @@ impl Contract {
         let cache = match layout(session, hints)? {
             None => Cache::None,
             Some(layout) if writes_in_place(operators, layout) => Cache::InPlace(layout),
-            Some(layout) => Cache::Concat(layout),
+            Some(layout) => Cache::Concat { layout, left_padding: allows_left_padding(operators, &graph) },
         };
         if matches!(cache, Cache::InPlace(_)) && graph.attention_mask.is_none() {
             return Err(unsupported("it has grouped attention but no input `attention_mask`".to_owned()));
@@ -100,6 +104,13 @@ impl Contract {
 /// GroupQueryAttention writes `present` into `past` when both are one buffer; all layers have to be of that kind.
 fn writes_in_place(operators: &Operators, layout: Layout) -> bool {
     operators.count("GroupQueryAttention") == layout.layers
+}
+
+/// Without positions a graph takes the padded length for them. Grouped attention, where only some layers have it, finds
+/// tokens by the sum of the mask, from the first column on.
+fn allows_left_padding(operators: &Operators, graph: &Graph) -> bool {
+    let by_length = operators.count("GroupQueryAttention") > 0;
+    graph.attention_mask.is_some() && graph.position_ids.is_some() && !by_length
 }
 
 fn unsupported(message: String) -> OrtError {

@@ -1,7 +1,8 @@
-//! Reads from an ONNX file what ONNX Runtime's session does not tell: which operators the graph is made of.
+//! Reads from an ONNX file what ONNX Runtime's session does not tell: which operators the graph is made of, and how
+//! large it is.
 //!
-//! A reader for the few fields of the protobuf encoding that matter (`ModelProto.graph`, `GraphProto.node`,
-//! `NodeProto.{op_type,input}`); weights are skipped by seeking, so a file of gigabytes costs milliseconds.
+//! A reader for the few fields of the protobuf encoding that matter (`ModelProto.graph`, `GraphProto.{node,initializer}`,
+//! `NodeProto.op_type`, `TensorProto.dims`); weights are skipped by seeking, so a file of gigabytes costs milliseconds.
 //!
 //! From: the protocol buffers encoding (wire types) and `onnx.proto` (field numbers).
 
@@ -14,20 +15,29 @@ use super::OrtError;
 
 const MODEL_GRAPH: u64 = 7;
 const GRAPH_NODE: u64 = 1;
+const GRAPH_INITIALIZER: u64 = 5;
 const NODE_OP_TYPE: u64 = 4;
+const TENSOR_DIMENSIONS: u64 = 1;
 
 /// A node is some names and attributes; constants inside are small. A larger one is not a graph we know.
 const MAX_NODE_BYTES: u64 = 64 << 20;
 
-/// How often each operator stands in the main graph (subgraphs of `If` and `Loop` are not looked into).
+/// How often each operator stands in the main graph (subgraphs of `If` and `Loop` are not looked into), and how many
+/// numbers its weights hold.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Operators {
     counts: BTreeMap<String, usize>,
+    parameters: u64,
 }
 
 impl Operators {
     pub(super) fn count(&self, operator: &str) -> usize {
         self.counts.get(operator).copied().unwrap_or(0)
+    }
+
+    /// Numbers in the weights, embeddings included; two weights of 4 bits count as one number.
+    pub(super) fn parameters(&self) -> u64 {
+        self.parameters
     }
 }
 
@@ -41,7 +51,7 @@ pub(super) fn scan(path: &Path) -> Result<Operators, OrtError> {
     let length = file.metadata().map_err(|error| invalid(error.to_string()))?.len();
     // `.ort` files are flatbuffers with operators resolved at build time; they hold no protobuf to scan.
     if path.extension().is_some_and(|extension| extension == "ort") {
-        return Ok(Operators::default());
+        return Ok(Operators { parameters: length / size_of::<f32>() as u64, ..Operators::default() });
     }
     let mut reader = Reader { input: BufReader::new(file), position: 0 };
     scan_model(&mut reader, length).map_err(|error| invalid(error.to_string()))
@@ -76,6 +86,9 @@ fn scan_graph<R: Read + Seek>(
             let operator = node_operator(reader, field.end)?;
             *operators.counts.entry(operator).or_default() += 1;
         }
+        if field.number == GRAPH_INITIALIZER && field.is_bytes {
+            operators.parameters = operators.parameters.saturating_add(tensor_numbers(reader, field.end)?);
+        }
         reader.skip_to(field.end)?;
     }
     Ok(())
@@ -95,10 +108,29 @@ fn node_operator<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> std::io::R
     Err(invalid_data("a node without an operator"))
 }
 
+/// The product of a tensor's dimensions, which come one by one or packed.
+fn tensor_numbers<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> std::io::Result<u64> {
+    let mut numbers = 1u64;
+    while reader.position < end {
+        let field = reader.field(end)?;
+        if field.number == TENSOR_DIMENSIONS && field.is_bytes {
+            while reader.position < field.end {
+                numbers = numbers.saturating_mul(reader.varint()?);
+            }
+        } else if field.number == TENSOR_DIMENSIONS {
+            numbers = numbers.saturating_mul(field.varint);
+        }
+        reader.skip_to(field.end)?;
+    }
+    Ok(numbers)
+}
+
 /// One field of a message: its number, and where its value ends.
 struct Field {
     number: u64,
     is_bytes: bool,
+    /// The value of a field of wire type 0, else 0.
+    varint: u64,
     end: u64,
 }
 
@@ -112,9 +144,10 @@ impl<R: Read + Seek> Reader<R> {
     fn field(&mut self, limit: u64) -> std::io::Result<Field> {
         let key = self.varint()?;
         let wire_type = key & 7;
+        let mut varint = 0;
         let end = match wire_type {
             0 => {
-                self.varint()?;
+                varint = self.varint()?;
                 Some(self.position)
             }
             1 => self.position.checked_add(8),
@@ -127,7 +160,7 @@ impl<R: Read + Seek> Reader<R> {
         };
         match end {
             Some(end) if end <= limit && key >> 3 != 0 => {
-                Ok(Field { number: key >> 3, is_bytes: wire_type == 2, end })
+                Ok(Field { number: key >> 3, is_bytes: wire_type == 2, varint, end })
             }
             _ => Err(invalid_data("not the encoding of a model, or cut short")),
         }
@@ -155,7 +188,8 @@ impl<R: Read + Seek> Reader<R> {
     }
 
     fn skip_to(&mut self, end: u64) -> std::io::Result<()> {
-        let distance = i64::try_from(end - self.position).map_err(std::io::Error::other)?;
+        let distance = end.checked_sub(self.position).and_then(|distance| i64::try_from(distance).ok());
+        let distance = distance.ok_or_else(|| invalid_data("a field that is longer than it says"))?;
         if distance > 0 {
             self.input.seek_relative(distance)?;
             self.position = end;
@@ -186,7 +220,10 @@ mod tests {
             .iter()
             .flat_map(|operator| bytes(1, &[bytes(1, b"input"), bytes(4, operator.as_bytes())].concat()))
             .collect();
-        let weights = bytes(5, &[0xff; 40]);
+        // Dimensions 3 × 200, one by one, then a name and raw data.
+        let one_by_one = [vec![0x08, 3, 0x08, 0xc8, 1], bytes(8, b"weight"), bytes(9, &[0xff; 8])].concat();
+        let packed = [bytes(1, &[7, 5]), bytes(9, &[0xff; 4])].concat();
+        let weights = [bytes(5, &one_by_one), bytes(5, &packed)].concat();
         [vec![0x08, 9], bytes(7, &[weights, nodes].concat())].concat()
     }
 
@@ -202,6 +239,7 @@ mod tests {
         assert_eq!(operators.count("MatMul"), 2);
         assert_eq!(operators.count("GroupQueryAttention"), 1);
         assert_eq!(operators.count("If"), 0);
+        assert_eq!(operators.parameters(), 3 * 200 + 7 * 5);
     }
 
     #[test]

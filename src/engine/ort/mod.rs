@@ -10,13 +10,18 @@
 mod concat;
 mod contract;
 mod graph_file;
+mod groups;
 mod in_place;
+mod joint_cache;
 pub mod library;
 mod protobuf;
 mod recompute;
 mod run;
 mod select_logits;
 mod slab;
+mod small_inputs;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -93,6 +98,23 @@ pub enum OrtError {
     /// The graph lacks, or asks for, something that cannot be served.
     #[error("the graph cannot be served: {0}")]
     Unsupported(String),
+    /// A graph without a cache, for texts so long that a token would take senselessly long.
+    #[error(
+        "the graph has no cache, so every token computes the whole text anew, and with {parameters} parameters, a context of \
+         {context_tokens} tokens and {rows} rows that takes senselessly long: set INFERENCE_CONTEXT_LENGTH to at most \
+         {most_context_tokens}{}, or export the model with a cache (Optimum's task `text-generation-with-past`)",
+        if *rows > 8 { " (more with a lower INFERENCE_MAX_BATCH_SIZE)" } else { "" }
+    )]
+    TooExpensive {
+        /// Numbers in the graph's weights.
+        parameters: u64,
+        /// Tokens of a row.
+        context_tokens: usize,
+        /// Sequences that can be live at once.
+        rows: usize,
+        /// Tokens of a row that would be served with so many rows.
+        most_context_tokens: u64,
+    },
 }
 
 /// The loaded library with its environment and thread pool; one for the process, never dropped.
@@ -154,8 +176,12 @@ impl Runtime {
             Cache::InPlace(layout) => {
                 Box::new(in_place::InPlace::new(session, &contract.graph, layout, rows)?)
             }
-            Cache::Concat(layout) => Box::new(concat::Concat::new(session, contract.graph, layout, rows)),
-            Cache::None => Box::new(recompute::Recompute::new(session, contract.graph, rows)),
+            Cache::Concat { layout, left_padding } => {
+                Box::new(concat::Concat::new(session, contract.graph, (layout, left_padding), rows))
+            }
+            Cache::None => {
+                Box::new(recompute::Recompute::new(session, contract.graph, operators.parameters(), rows)?)
+            }
         })
     }
 

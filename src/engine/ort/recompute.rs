@@ -1,30 +1,59 @@
 //! Graphs without a cache: each step computes the whole sequence anew.
 //!
-//! The cost of a token grows with the square of the length, so this is for small models and short texts.
+//! The cost of a text grows with the square of its length, so this is for small models and short texts; what would take
+//! senselessly long is refused when it is loaded. Rows share a run, padded on the right, where the graph takes a mask.
 
 use std::ops::Range;
 
 use ort::session::{Session, SessionInputs};
 
-use super::Rows;
-use super::concat::small_inputs;
 use super::contract::Graph;
+use super::groups::{Bounds, group};
 use super::run::failed;
+use super::small_inputs::small_inputs;
+use super::{OrtError, Rows};
 use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Input};
 use crate::engine::request::TokenId;
+
+/// Most multiplications for one token at the full context: parameters × tokens. Two cores with AVX-512 take about three
+/// seconds for so many.
+const MOST_TOKEN_MULTIPLICATIONS: u64 = 1 << 38;
+
+/// The same for a step of all rows at their longest: some 23 seconds there, less than the default of
+/// `INFERENCE_STEP_TIMEOUT`, 30 s.
+const MOST_STEP_MULTIPLICATIONS: u64 = 1 << 41;
+
+/// Padding costs computing time here, which is what such graphs lack.
+const PADDED_PERCENT: usize = 125;
+
+/// Beyond this a run is bound by computing, and more rows in it gain nothing and take memory.
+const MOST_RUN_TOKENS: usize = 1024;
+
+/// A graph that gives the logits of every position gives a lot of them.
+const MOST_LOGITS_BYTES: usize = 128 << 20;
 
 pub(super) struct Recompute {
     session: Session,
     graph: Graph,
     geometry: Geometry,
+    bounds: Bounds,
     /// What each row has been fed so far.
     tokens: Vec<Vec<TokenId>>,
+    /// `[rows of the batch, vocabulary_size]`.
     logits: Vec<f32>,
+    /// Runs of the session so far.
+    runs: usize,
 }
 
 impl Recompute {
-    pub(super) fn new(session: Session, graph: Graph, rows: Rows) -> Self {
-        Self {
+    /// `parameters`: numbers in the graph's weights.
+    ///
+    /// # Errors
+    /// [`OrtError::TooExpensive`] when a token at the full context would take senselessly long.
+    pub(super) fn new(session: Session, graph: Graph, parameters: u64, rows: Rows) -> Result<Self, OrtError> {
+        refuse_senseless(parameters, rows)?;
+        let logits_tokens = MOST_LOGITS_BYTES / (size_of::<f32>() * graph.vocabulary_size);
+        Ok(Self {
             session,
             geometry: Geometry {
                 vocabulary_size: graph.vocabulary_size,
@@ -34,23 +63,54 @@ impl Recompute {
                 cache_bytes_per_token: 0,
                 keeps_prefixes: false,
             },
+            bounds: Bounds {
+                equal_lengths: graph.attention_mask.is_none(),
+                padded_percent: PADDED_PERCENT,
+                tokens: MOST_RUN_TOKENS.min(logits_tokens),
+            },
             tokens: vec![Vec::new(); rows.rows],
             graph,
             logits: Vec::new(),
-        }
+            runs: 0,
+        })
     }
 
-    /// Runs one row and leaves the logits of its last token at `self.logits[at..]`.
-    fn run_row(&mut self, row: usize, at: usize) -> Result<(), BackendError> {
-        let whole = Input { past: 0, tokens: &self.tokens[row] };
-        let inputs = small_inputs(&self.graph, &whole)?;
+    /// Runs `rows` and leaves the logits of their last tokens in `self.logits`, which begins with row `first_row`.
+    fn run_rows(&mut self, rows: &[usize], first_row: usize) -> Result<(), BackendError> {
+        let whole: Vec<Input<'_>> =
+            rows.iter().map(|row| Input { past: 0, tokens: &self.tokens[*row] }).collect();
+        let mut wanted: Vec<usize> = whole.iter().map(|input| input.tokens.len() - 1).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let inputs = small_inputs(&self.graph, &whole, 0, &wanted)?;
+        self.runs += 1;
         let outputs = self.session.run(SessionInputs::ValueMap::<0>(inputs)).map_err(failed)?;
         let (shape, logits) = outputs["logits"].try_extract_tensor::<f32>().map_err(failed)?;
-        let width = self.geometry.vocabulary_size;
-        let last = (shape[1] as usize - 1) * width;
-        self.logits[at..at + width].copy_from_slice(&logits[last..last + width]);
+        let (positions, width) = (shape[1] as usize, self.geometry.vocabulary_size);
+        for (of_row, (row, input)) in logits.chunks_exact(positions * width).zip(rows.iter().zip(&whole)) {
+            let last = input.tokens.len() - 1;
+            let position =
+                if self.graph.logits_index { wanted.binary_search(&last).unwrap_or(0) } else { last };
+            self.logits[(row - first_row) * width..][..width]
+                .copy_from_slice(&of_row[position * width..][..width]);
+        }
         Ok(())
     }
+
+    #[cfg(test)]
+    pub(super) fn runs(&self) -> usize {
+        self.runs
+    }
+}
+
+fn refuse_senseless(parameters: u64, rows: Rows) -> Result<(), OrtError> {
+    let Rows { rows, context_tokens, huge_pages_up_to_bytes: _ } = rows;
+    let most = MOST_TOKEN_MULTIPLICATIONS.min(MOST_STEP_MULTIPLICATIONS / rows as u64);
+    let most_context_tokens = most / parameters.max(1);
+    if context_tokens as u64 <= most_context_tokens {
+        return Ok(());
+    }
+    Err(OrtError::TooExpensive { parameters, context_tokens, rows, most_context_tokens })
 }
 
 impl Backend for Recompute {
@@ -59,17 +119,20 @@ impl Backend for Recompute {
     }
 
     fn forward(&mut self, batch: &Batch<'_>) -> Result<&mut [f32], BackendError> {
-        let width = self.geometry.vocabulary_size;
-        self.logits.resize(batch.inputs.len() * width, 0.0);
-        for (offset, input) in batch.inputs.iter().enumerate() {
-            let row = batch.first_row + offset;
+        let rows = batch.first_row..batch.first_row + batch.inputs.len();
+        for (row, input) in rows.clone().zip(batch.inputs) {
             self.tokens[row].truncate(input.past);
             self.tokens[row].extend_from_slice(input.tokens);
-            if batch.logits {
-                self.run_row(row, offset * width)?;
-            }
         }
-        Ok(if batch.logits { &mut self.logits } else { &mut [] })
+        if !batch.logits {
+            return Ok(&mut []);
+        }
+        self.logits.resize(batch.inputs.len() * self.geometry.vocabulary_size, 0.0);
+        let lengths: Vec<(usize, usize)> = rows.map(|row| (row, self.tokens[row].len())).collect();
+        for group in group(&lengths, self.bounds) {
+            self.run_rows(&group, batch.first_row)?;
+        }
+        Ok(&mut self.logits)
     }
 
     fn move_row(&mut self, from: usize, to: usize, _tokens: usize) {
@@ -82,5 +145,40 @@ impl Backend for Recompute {
 
     fn release_row(&mut self, row: usize, _give_back: bool) {
         self.tokens[row].clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(parameters: u64, rows: usize, context_tokens: usize) -> Option<String> {
+        let rows = Rows { rows, context_tokens, huge_pages_up_to_bytes: 0 };
+        refuse_senseless(parameters, rows).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn small_models_and_short_texts_are_served() {
+        assert_eq!(refused(200_000, 16, 256), None);
+        assert_eq!(refused(124_000_000, 16, 1024), None);
+        assert_eq!(refused(1_000_000_000, 8, 256), None);
+        assert_eq!(refused(0, 16, 1 << 20), None);
+    }
+
+    #[test]
+    fn what_would_take_senselessly_long_is_refused_with_what_to_do() {
+        let message = refused(135_000_000, 16, 8192).unwrap();
+        for part in [
+            "135000000 parameters",
+            "8192 tokens",
+            "16 rows",
+            "INFERENCE_CONTEXT_LENGTH",
+            "at most 1018",
+            "cache",
+        ] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        assert!(refused(1_000_000_000, 1, 2048).is_some());
+        assert!(refused(124_000_000, 32, 1024).is_some());
     }
 }
