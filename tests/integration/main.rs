@@ -8,6 +8,7 @@
 mod adapters;
 mod architecture;
 mod batching;
+mod cancellation;
 mod cli;
 mod company;
 mod exactness;
