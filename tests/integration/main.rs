@@ -12,6 +12,7 @@ mod cancellation;
 mod cli;
 mod company;
 mod exactness;
+mod fairness;
 mod golden;
 mod harness;
 mod metrics;
