@@ -32,6 +32,8 @@ pub(super) struct Fake {
     gate: Option<mpsc::Receiver<()>>,
     /// Runs that see this token fail.
     poison: Option<TokenId>,
+    /// Runs that see this token panic.
+    panics: Option<TokenId>,
     /// Rows that see this token get logits that are not numbers.
     not_a_number: Option<TokenId>,
 }
@@ -52,6 +54,7 @@ impl Fake {
             record: Arc::default(),
             gate: None,
             poison: None,
+            panics: None,
             not_a_number: None,
         }
     }
@@ -65,6 +68,11 @@ impl Fake {
 
     pub(super) fn failing_on(mut self, token: TokenId) -> Self {
         self.poison = Some(token);
+        self
+    }
+
+    pub(super) fn panicking_on(mut self, token: TokenId) -> Self {
+        self.panics = Some(token);
         self
     }
 
@@ -124,6 +132,7 @@ impl Backend for Fake {
             assert_eq!(row.len(), input.past, "row {} misses tokens", batch.first_row + offset);
             row.extend_from_slice(input.tokens);
             assert!(row.len() <= self.geometry.context_tokens, "a row is longer than the context");
+            assert!(!self.panics.is_some_and(|token| input.tokens.contains(&token)), "told to panic");
             if self.poison.is_some_and(|poison| input.tokens.contains(&poison)) {
                 return Err(BackendError("poisoned".to_owned()));
             }

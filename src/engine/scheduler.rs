@@ -167,3 +167,6 @@ impl Scheduler {
         all
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,6 +111,24 @@ async fn sequences_decode_together_while_a_prompt_is_fed() {
 }
 
 #[tokio::test]
+async fn a_stream_gets_a_token_for_each_chunk_of_a_long_prompt() {
+    let (fake, gate) = Fake::new(2, 64).gated();
+    let record = fake.record();
+    let engine = start(fake, LIMITS);
+    let mut stream = submit(&engine, request(&[1, 2], 30));
+    let long = submit(&engine, request(&[5; 40], 1));
+    // The first prompt, then five chunks with a step of the stream each; the next run is not let in.
+    open(&gate, 1 + 5 * 2);
+    for token in continuation(&[1, 2], 6) {
+        assert!(matches!(stream.next().await, Some(Ok(Event::Token(found))) if found == token));
+    }
+    wait_until(|| record.lock().unwrap().chunks.len() >= 6).await;
+    assert_eq!(record.lock().unwrap().chunks[1..], [(0, 4), (4, 4), (8, 4), (12, 4), (16, 4)]);
+    drop(gate);
+    assert_eq!(collect(long).await.unwrap().0, continuation(&[5; 40], 1));
+}
+
+#[tokio::test]
 async fn a_full_queue_refuses_and_a_place_is_given_back() {
     let (fake, gate) = Fake::new(1, 64).gated();
     let limits = EngineLimits { queue: 1, ..LIMITS };
@@ -170,6 +188,19 @@ async fn a_failed_run_fails_its_batch_and_the_engine_goes_on() {
     assert!(matches!(failed, Err(EngineError::Run(message)) if message == "poisoned"));
     let (tokens, _) = collect(submit(&engine, request(&[1], 3))).await.unwrap();
     assert_eq!(tokens, continuation(&[1], 3));
+}
+
+#[tokio::test]
+async fn an_engine_that_panics_is_seen_as_dead_and_gives_its_turn_up() {
+    let shared = shared();
+    let backend = Box::new(Fake::new(2, 64).panicking_on(63));
+    let engine = Engine::start("test", backend, LIMITS, shared.clone()).unwrap();
+    let other = Engine::start("test", Box::new(Fake::new(2, 64)), LIMITS, shared).unwrap();
+    let mut stream = submit(&engine, request(&[63], 5));
+    assert!(stream.next().await.is_none(), "a stream without an end is a failure");
+    engine.alive().wait_for(|alive| !alive).await.unwrap();
+    assert!(matches!(engine.reserve(), Err(EngineError::Stopped)));
+    assert_eq!(collect(submit(&other, request(&[1], 3))).await.unwrap().0, continuation(&[1], 3));
 }
 
 #[tokio::test]

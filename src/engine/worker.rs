@@ -72,13 +72,15 @@ impl Worker {
 
     /// Runs until the last handle is gone and all work is done, or until told to stop.
     pub(super) fn run(mut self) {
+        let turns = Arc::clone(&self.shared.turns);
+        let mut asked = None;
         while self.take_mail() == Mail::Work {
             self.drop_unwanted();
             self.admit();
             let plan = self.scheduler.plan();
             let chunk = plan.chunk.unwrap_or_default();
-            let turns = Arc::clone(&self.shared.turns);
-            let turn = turns.take();
+            let turn = asked.take().unwrap_or_else(|| turns.ask());
+            turn.wait();
             let started = Instant::now();
             self.pulse.begin(plan.decode, chunk.len());
             if !chunk.is_empty() {
@@ -88,10 +90,12 @@ impl Worker {
                 self.decode(plan.decode);
             }
             self.pulse.end();
+            asked = (!self.scheduler.is_empty()).then(|| turns.ask());
             drop(turn);
             self.metrics().step(plan.decode, started.elapsed());
             self.tell_load();
         }
+        drop(asked);
         for sequence in self.scheduler.drain() {
             sequence.fail(EngineError::ShuttingDown);
         }

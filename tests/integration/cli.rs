@@ -104,19 +104,19 @@ fn an_address_that_is_taken_is_named_with_its_variable() {
     assert!(message.contains(&address) && message.contains("INFERENCE_LISTEN_ADDRESS"), "{message}");
 }
 
-/// A served tiny model in a process of its own.
-struct Served {
+/// A served model in a process of its own.
+pub(crate) struct Served {
     child: Child,
     lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
-    api: String,
+    pub(crate) api: String,
 }
 
 #[expect(clippy::zombie_processes, reason = "a test that panics here ends the whole process")]
-fn serve(flags: &[&str]) -> Served {
+pub(crate) fn serve(model: &str, flags: &[&str]) -> Served {
     let mut child = gateway()
         .env("ORT_DYLIB_PATH", prepared("lib/libonnxruntime.so"))
         .env("INFERENCE_DEFAULT_MODEL_NAME", "tiny")
-        .env("INFERENCE_DEFAULT_MODEL_PATH", tiny("llama"))
+        .env("INFERENCE_DEFAULT_MODEL_PATH", model)
         .args([
             "--listen-address=127.0.0.1:0",
             "--ops-address=127.0.0.1:0",
@@ -142,13 +142,13 @@ fn serve(flags: &[&str]) -> Served {
 }
 
 impl Served {
-    fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
     /// The exit code, and the log lines up to it.
-    fn end(mut self) -> (Option<i32>, Vec<Value>) {
+    pub(crate) fn end(mut self) -> (Option<i32>, Vec<Value>) {
         let lines = self
             .lines
             .map(|line| serde_json::from_str(&line.unwrap()).expect("log lines are JSON"))
@@ -160,7 +160,7 @@ impl Served {
 #[tokio::test]
 async fn a_signal_ends_the_process_with_code_0_after_its_work() {
     for signal in ["TERM", "INT"] {
-        let served = serve(&[]);
+        let served = serve(&tiny("llama"), &[]);
         let request = json!({"text": "abc", "max_tokens": 200, "ignore_eos": true, "stream": true});
         let response = client()
             .post(format!("http://{}/api/v1/inference", served.api))
@@ -177,7 +177,7 @@ async fn a_signal_ends_the_process_with_code_0_after_its_work() {
 
 #[tokio::test]
 async fn every_log_line_of_a_request_carries_its_id_and_no_prompt() {
-    let served = serve(&[]);
+    let served = serve(&tiny("llama"), &[]);
     let url = format!("http://{}/api/v1/inference", served.api);
     let request = json!({"text": "a very private prompt", "max_tokens": 3});
     let response =
