@@ -29,7 +29,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-pub use backend::{Backend, BackendError, Batch, Geometry, Input};
+pub use backend::{Backend, BackendError, Batch, Geometry, Input, Wanted};
 pub use pulse::RunningStep;
 pub use request::{EngineError, Event, Finish, Finished, Request, Sampling, TokenId};
 pub use turns::Turns;

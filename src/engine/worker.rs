@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
-use super::backend::{Backend, Batch, Input};
+use super::backend::{Backend, Batch, Input, Wanted};
 use super::prefix::PrefixStore;
 use super::pulse::Pulse;
 use super::request::{EngineError, Finish};
@@ -168,7 +168,7 @@ impl Worker {
         let batch = Batch {
             first_row: row,
             inputs: &[Input { past: chunk.start, tokens: &sequence.prompt()[chunk.clone()] }],
-            logits: last,
+            wanted: if last { Wanted::Last } else { Wanted::Nothing },
         };
         let picked = match self.backend.forward(&batch) {
             Ok(logits) => {
@@ -219,7 +219,7 @@ impl Worker {
             .iter()
             .map(|sequence| Input { past: sequence.cached(), tokens: sequence.next_input() })
             .collect();
-        let batch = Batch { first_row: 0, inputs: &inputs, logits: true };
+        let batch = Batch { first_row: 0, inputs: &inputs, wanted: Wanted::Last };
         let mut outcomes: Vec<Result<Option<Finish>, EngineError>> = Vec::with_capacity(rows);
         match self.backend.forward(&batch) {
             Ok(logits) => {

@@ -13,7 +13,7 @@ use ort::value::{DynValue, Tensor};
 use super::Rows;
 use super::contract::{Graph, IntegerKind, Layout};
 use super::run::failed;
-use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Input};
+use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Input, Wanted};
 
 pub(super) struct Concat {
     session: Session,
@@ -47,6 +47,7 @@ impl Concat {
                 // A run holds the old cache and the new one.
                 cache_bytes_per_token: 2 * layout.bytes_per_token(),
                 keeps_prefixes: false,
+                verifies_drafts: false,
             },
             caches: (0..rows.rows).map(|_| None).collect(),
             past_names: halves("past_key_values"),
@@ -137,7 +138,7 @@ impl Backend for Concat {
         for (offset, input) in batch.inputs.iter().enumerate() {
             self.run_row(batch.first_row + offset, input, offset * width)?;
         }
-        Ok(if batch.logits { &mut self.logits } else { &mut [] })
+        Ok(if batch.wanted == Wanted::Last { &mut self.logits } else { &mut [] })
     }
 
     fn move_row(&mut self, from: usize, to: usize, _tokens: usize) {

@@ -10,7 +10,7 @@ use super::Rows;
 use super::concat::small_inputs;
 use super::contract::Graph;
 use super::run::failed;
-use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Input};
+use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Input, Wanted};
 use crate::engine::request::TokenId;
 
 pub(super) struct Recompute {
@@ -33,6 +33,7 @@ impl Recompute {
                 chunks: false,
                 cache_bytes_per_token: 0,
                 keeps_prefixes: false,
+                verifies_drafts: false,
             },
             tokens: vec![Vec::new(); rows.rows],
             graph,
@@ -65,11 +66,11 @@ impl Backend for Recompute {
             let row = batch.first_row + offset;
             self.tokens[row].truncate(input.past);
             self.tokens[row].extend_from_slice(input.tokens);
-            if batch.logits {
+            if batch.wanted == Wanted::Last {
                 self.run_row(row, offset * width)?;
             }
         }
-        Ok(if batch.logits { &mut self.logits } else { &mut [] })
+        Ok(if batch.wanted == Wanted::Last { &mut self.logits } else { &mut [] })
     }
 
     fn move_row(&mut self, from: usize, to: usize, _tokens: usize) {
