@@ -30,6 +30,8 @@ pub(super) struct Fake {
     rows: Vec<Vec<TokenId>>,
     logits: Vec<f32>,
     record: Arc<Mutex<Record>>,
+    /// Tokens at the end of a text that say what follows; few of them make texts that repeat themselves.
+    memory: usize,
     /// When there is one, each run takes a permit first.
     gate: Option<mpsc::Receiver<()>>,
     /// Runs that see this token fail.
@@ -53,6 +55,7 @@ impl Fake {
             rows: vec![Vec::new(); rows],
             logits: Vec::new(),
             record: Arc::default(),
+            memory: usize::MAX,
             gate: None,
             poison: None,
             not_a_number: None,
@@ -81,6 +84,16 @@ impl Fake {
         self
     }
 
+    pub(super) fn remembering(mut self, tokens: usize) -> Self {
+        self.memory = tokens;
+        self
+    }
+
+    pub(super) fn without_verification(mut self) -> Self {
+        self.geometry.verifies_drafts = false;
+        self
+    }
+
     pub(super) fn record(&self) -> Arc<Mutex<Record>> {
         Arc::clone(&self.record)
     }
@@ -103,10 +116,10 @@ pub(super) fn continuation(prompt: &[TokenId], count: usize) -> Vec<TokenId> {
     tokens.split_off(prompt.len())
 }
 
-/// A clear preference for [`next_token`]; no numbers when `tokens` hold `broken`.
-fn logits_after(tokens: &[TokenId], broken: Option<TokenId>) -> [f32; VOCABULARY] {
+/// A clear preference for the [`next_token`] of the last `memory` tokens; no numbers when `tokens` hold `broken`.
+fn logits_after(tokens: &[TokenId], memory: usize, broken: Option<TokenId>) -> [f32; VOCABULARY] {
     let mut logits = [0.0; VOCABULARY];
-    logits[next_token(tokens) as usize] = 10.0;
+    logits[next_token(&tokens[tokens.len().saturating_sub(memory)..]) as usize] = 10.0;
     if broken.is_some_and(|token| tokens.contains(&token)) { [f32::NAN; VOCABULARY] } else { logits }
 }
 
@@ -144,7 +157,7 @@ impl Backend for Fake {
                 Wanted::All => input.past + 1,
             };
             for length in first_wanted..=row.len() {
-                self.logits.extend(logits_after(&row[..length], self.not_a_number));
+                self.logits.extend(logits_after(&row[..length], self.memory, self.not_a_number));
             }
         }
         record.cached = self.rows.iter().map(Vec::len).collect();
