@@ -3,7 +3,7 @@
 
     suite.py [--only PART,…] [--skip PART,…] [--pairs N]
 
-Parts: throughput, first-token, gaps, prefix, workload, resources. A whole run with at least 7 pairs writes
+Parts: throughput, first-token, gaps, prefix, drafts, workload, resources. A whole run with at least 7 pairs writes
 BENCHMARKS.md; any other only prints. Nobody else should use the machine meanwhile.
 """
 
@@ -20,7 +20,7 @@ import peers
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MODEL = CHECKOUT / "prepared/models/smollm2-135m-instruct-int8"
-PARTS = ("throughput", "first-token", "gaps", "prefix", "workload", "resources")
+PARTS = ("throughput", "first-token", "gaps", "prefix", "drafts", "workload", "resources")
 LEAST_PAIRS = 7
 BUSY_LOAD = 0.5
 
@@ -49,6 +49,7 @@ def build() -> dict[str, Path]:
 
 def run_parts(arguments: argparse.Namespace, ready: peers.Peers) -> None:
     """Measure with the packages of the peers' environment."""
+    import drafts
     import latency
     import machine
     import resources
@@ -61,6 +62,7 @@ def run_parts(arguments: argparse.Namespace, ready: peers.Peers) -> None:
         "first-token": latency.measure_first_token,
         "gaps": latency.measure_gaps,
         "prefix": latency.measure_prefix,
+        "drafts": drafts.measure,
         "workload": workload.measure,
         "resources": resources.measure,
     }
