@@ -46,6 +46,9 @@ struct Arguments {
     /// Bytes for kept beginnings of prompts; 0 keeps none.
     #[arg(long, default_value_t = 0)]
     prefix_bytes: usize,
+    /// Tokens that are drafted at most for a sequence that decodes alone; 0 drafts none.
+    #[arg(long, default_value_t = 0)]
+    draft_tokens: usize,
     /// Keep caches in pages of the usual size.
     #[arg(long)]
     small_pages: bool,
@@ -93,6 +96,7 @@ fn start_engine(arguments: &Arguments) -> Result<Engine> {
         queue: 1024,
         cache_tokens: arguments.rows * arguments.context_tokens,
         prefix_bytes: arguments.prefix_bytes,
+        draft_tokens: arguments.draft_tokens,
     };
     Engine::start(
         "bench",

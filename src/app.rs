@@ -221,6 +221,7 @@ fn model_spec(settings: &Settings) -> anyhow::Result<ModelSpec> {
             huge_pages: engine.huge_pages,
             chunk_tokens: engine.prefill_chunk_tokens.get(),
             queue: engine.queue_limit,
+            draft_tokens: engine.speculative_tokens.into(),
             memory: MemoryLimits {
                 process_bytes: engine.memory_limit.or_else(memory::limit_bytes),
                 cache_bytes: engine.cache_memory,

@@ -22,6 +22,9 @@ pub const DEFAULT_MODEL_PATH: &str =
 /// Tokenizer of the default model.
 pub const DEFAULT_TOKENIZER: &str = "openai-community/gpt2";
 
+/// The logits of all drafted tokens are kept at once, a vocabulary each.
+const MOST_SPECULATIVE_TOKENS: i64 = 64;
+
 /// Everything that can be set.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
@@ -104,6 +107,10 @@ pub struct EngineSettings {
     /// Tokens of a prompt that are computed between two steps of the streams of others.
     #[arg(long, env = "INFERENCE_PREFILL_CHUNK_TOKENS", default_value = "64", value_name = "TOKENS")]
     pub prefill_chunk_tokens: NonZeroUsize,
+    /// Tokens that are drafted at most where a text that is generated alone repeats itself or its prompt, and verified in
+    /// one run; 0 drafts none. For graphs that write their cache in place; may change the texts of quantised ones.
+    #[arg(long, env = "INFERENCE_SPECULATIVE_TOKENS", default_value = "0", value_name = "TOKENS", value_parser = clap::value_parser!(u8).range(..=MOST_SPECULATIVE_TOKENS))]
+    pub speculative_tokens: u8,
     /// Bytes that the process may use, as 2Gi or 500M. Default: the limit of its cgroup, or the machine's memory.
     #[arg(long, env = "INFERENCE_MEMORY_LIMIT", value_name = "BYTES", value_parser = parse_bytes)]
     pub memory_limit: Option<u64>,

@@ -103,6 +103,8 @@ struct ModelFamilies {
     prefix_bytes: IntGaugeVec,
     prefix_queried: IntCounterVec,
     prefix_hit: IntCounterVec,
+    draft_proposed: IntCounterVec,
+    draft_accepted: IntCounterVec,
     queue_duration: HistogramVec,
     prefill_duration: HistogramVec,
     step_duration: HistogramVec,
@@ -126,6 +128,8 @@ pub struct ModelMetrics {
     prefix_bytes: IntGauge,
     prefix_queried: IntCounter,
     prefix_hit: IntCounter,
+    draft_proposed: IntCounter,
+    draft_accepted: IntCounter,
     queue_duration: Histogram,
     prefill_duration: Histogram,
     step_duration: Histogram,
@@ -179,6 +183,16 @@ impl ModelFamilies {
                 "Prompt tokens that were copied from a kept beginning, not computed.",
                 &["model"],
             ),
+            draft_proposed: on.counters(
+                "draft_proposed_tokens_total",
+                "Tokens that were drafted from the text so far, and verified.",
+                &["model"],
+            ),
+            draft_accepted: on.counters(
+                "draft_accepted_tokens_total",
+                "Drafted tokens that were the ones picked.",
+                &["model"],
+            ),
             queue_duration: on.histograms(
                 "queue_duration_seconds",
                 "Time that generations waited for a row.",
@@ -193,7 +207,7 @@ impl ModelFamilies {
             ),
             step_duration: on.histograms(
                 "step_duration_seconds",
-                "Time of an engine step: a piece of a prompt, if any, and one token for each decoding row.",
+                "Time of an engine step: a piece of a prompt, if any, and one token or a draft for each decoding row.",
                 TOKEN_SECONDS,
                 &["model"],
             ),
@@ -257,6 +271,8 @@ impl Metrics {
             prefix_bytes,
             prefix_queried,
             prefix_hit,
+            draft_proposed,
+            draft_accepted,
             queue_duration,
             prefill_duration,
             step_duration,
@@ -278,6 +294,8 @@ impl Metrics {
             prefix_bytes: prefix_bytes.with_label_values(label),
             prefix_queried: prefix_queried.with_label_values(label),
             prefix_hit: prefix_hit.with_label_values(label),
+            draft_proposed: draft_proposed.with_label_values(label),
+            draft_accepted: draft_accepted.with_label_values(label),
             queue_duration: queue_duration.with_label_values(label),
             prefill_duration: prefill_duration.with_label_values(label),
             step_duration: step_duration.with_label_values(label),
@@ -377,6 +395,12 @@ impl ModelMetrics {
     pub(crate) fn prefix(&self, tokens: usize, copied: usize) {
         self.prefix_queried.inc_by(tokens as u64);
         self.prefix_hit.inc_by(copied as u64);
+    }
+
+    /// Of `proposed` drafted tokens, `accepted` were the ones picked.
+    pub(crate) fn draft(&self, proposed: usize, accepted: usize) {
+        self.draft_proposed.inc_by(proposed as u64);
+        self.draft_accepted.inc_by(accepted as u64);
     }
 
     /// Memory of kept beginnings.

@@ -164,7 +164,7 @@ class Bench:
         command = [self.peers.python, script, self.peers.genai_model, "--threads", self.threads]
         return self._keep(Worker(command))
 
-    def gateway(self, rows: int, context_tokens: int = 2048) -> Server:
+    def gateway(self, rows: int, context_tokens: int = 2048, draft_tokens: int = 0) -> Server:
         """The gateway."""
         command = [
             self.programs["gateway"],
@@ -175,6 +175,7 @@ class Bench:
             f"--threads={self.threads}",
             f"--max-batch-size={rows}",
             f"--context-length={context_tokens}",
+            f"--speculative-tokens={draft_tokens}",
             "--log-filter=warn",
         ]
         return self._keep(Server(command, "native", "/readyz", self.programs["load_client"]))

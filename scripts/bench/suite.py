@@ -3,8 +3,8 @@
 
     suite.py [--only PART,…] [--skip PART,…] [--pairs N]
 
-Parts: throughput, first-token, gaps, prefix, workload, resources, fidelity. A whole run with at least 7 pairs writes
-BENCHMARKS.md; any other only prints. Nobody else should use the machine meanwhile.
+Parts: throughput, first-token, gaps, prefix, drafts, workload, resources, fidelity. A whole run with at least 7
+pairs writes BENCHMARKS.md; any other only prints. Nobody else should use the machine meanwhile.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import peers
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MODEL = CHECKOUT / "prepared/models/smollm2-135m-instruct-w8a8"
-PARTS = ("throughput", "first-token", "gaps", "prefix", "workload", "resources", "fidelity")
+PARTS = ("throughput", "first-token", "gaps", "prefix", "drafts", "workload", "resources", "fidelity")
 LEAST_PAIRS = 7
 BUSY_LOAD = 0.5
 
@@ -49,6 +49,7 @@ def build() -> dict[str, Path]:
 
 def run_parts(arguments: argparse.Namespace, ready: peers.Peers) -> None:
     """Measure with the packages of the peers' environment."""
+    import drafts
     import fidelity
     import latency
     import machine
@@ -62,6 +63,7 @@ def run_parts(arguments: argparse.Namespace, ready: peers.Peers) -> None:
         "first-token": latency.measure_first_token,
         "gaps": latency.measure_gaps,
         "prefix": latency.measure_prefix,
+        "drafts": drafts.measure,
         "workload": workload.measure,
         "resources": resources.measure,
         "fidelity": fidelity.measure,

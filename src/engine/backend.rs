@@ -22,6 +22,19 @@ pub struct Geometry {
     pub cache_bytes_per_token: usize,
     /// Whether caches can be read and written, so that beginnings of prompts can be kept.
     pub keeps_prefixes: bool,
+    /// Whether [`Wanted::All`] is understood, so that drafted tokens can be verified in one run.
+    pub verifies_drafts: bool,
+}
+
+/// Of which tokens of a batch the logits are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Of none: a chunk that does not end its prompt.
+    Nothing,
+    /// Of the last token of each row.
+    Last,
+    /// Of every token; for a batch of one row, and only when [`Geometry::verifies_drafts`] is set.
+    All,
 }
 
 /// One run: consecutive rows, beginning at `first_row`.
@@ -33,8 +46,8 @@ pub struct Batch<'a> {
     pub first_row: usize,
     /// What each row is fed, in row order.
     pub inputs: &'a [Input<'a>],
-    /// Whether the logits are wanted; a chunk that does not end its prompt needs none.
-    pub logits: bool,
+    /// Whose logits are wanted.
+    pub wanted: Wanted,
 }
 
 /// What one row is fed in a run.
@@ -51,10 +64,12 @@ pub trait Backend: Send {
     /// The fixed sizes.
     fn geometry(&self) -> Geometry;
 
-    /// Feeds a batch; afterwards each row's cache holds `past + tokens.len()` tokens.
+    /// Feeds a batch; afterwards each row's cache holds `past + tokens.len()` tokens. A later batch with a smaller `past`
+    /// overwrites what lies behind it.
     ///
-    /// Returns the logits of the last token of each row, row-major `[batch.inputs.len(), vocabulary_size]`, f32,
-    /// unnormalised; the caller may overwrite them. Empty when `batch.logits` is false.
+    /// Returns logits, f32, unnormalised, row-major; the caller may overwrite them. For [`Wanted::Last`]
+    /// `[batch.inputs.len(), vocabulary_size]`, for [`Wanted::All`] `[tokens of the row, vocabulary_size]`, for
+    /// [`Wanted::Nothing`] empty.
     ///
     /// # Errors
     /// The run failed; the caches of the rows in the batch are then undefined, those of other rows are not touched.

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, mpsc};
 
-use super::backend::{Backend, BackendError, Batch, Geometry};
+use super::backend::{Backend, BackendError, Batch, Geometry, Wanted};
 use super::request::TokenId;
 
 pub(super) const VOCABULARY: usize = 64;
@@ -17,6 +17,8 @@ pub(super) struct Record {
     pub(super) chunks: Vec<(usize, usize)>,
     /// Rows of each decode run.
     pub(super) decoded_rows: Vec<usize>,
+    /// Tokens of each run whose logits were all wanted, in order.
+    pub(super) verified: Vec<usize>,
     /// Tokens in each row after the last run.
     pub(super) cached: Vec<usize>,
     /// The most tokens in all rows after any run.
@@ -28,6 +30,8 @@ pub(super) struct Fake {
     rows: Vec<Vec<TokenId>>,
     logits: Vec<f32>,
     record: Arc<Mutex<Record>>,
+    /// Tokens at the end of a text that say what follows; few of them make texts that repeat themselves.
+    memory: usize,
     /// When there is one, each run takes a permit first.
     gate: Option<mpsc::Receiver<()>>,
     /// Runs that see this token fail.
@@ -48,10 +52,12 @@ impl Fake {
                 chunks: true,
                 cache_bytes_per_token: size_of::<f32>(),
                 keeps_prefixes: true,
+                verifies_drafts: true,
             },
             rows: vec![Vec::new(); rows],
             logits: Vec::new(),
             record: Arc::default(),
+            memory: usize::MAX,
             gate: None,
             poison: None,
             panics: None,
@@ -86,6 +92,16 @@ impl Fake {
         self
     }
 
+    pub(super) fn remembering(mut self, tokens: usize) -> Self {
+        self.memory = tokens;
+        self
+    }
+
+    pub(super) fn without_verification(mut self) -> Self {
+        self.geometry.verifies_drafts = false;
+        self
+    }
+
     pub(super) fn record(&self) -> Arc<Mutex<Record>> {
         Arc::clone(&self.record)
     }
@@ -108,6 +124,13 @@ pub(super) fn continuation(prompt: &[TokenId], count: usize) -> Vec<TokenId> {
     tokens.split_off(prompt.len())
 }
 
+/// A clear preference for the [`next_token`] of the last `memory` tokens; no numbers when `tokens` hold `broken`.
+fn logits_after(tokens: &[TokenId], memory: usize, broken: Option<TokenId>) -> [f32; VOCABULARY] {
+    let mut logits = [0.0; VOCABULARY];
+    logits[next_token(&tokens[tokens.len().saturating_sub(memory)..]) as usize] = 10.0;
+    if broken.is_some_and(|token| tokens.contains(&token)) { [f32::NAN; VOCABULARY] } else { logits }
+}
+
 impl Backend for Fake {
     fn geometry(&self) -> Geometry {
         self.geometry
@@ -120,7 +143,8 @@ impl Backend for Fake {
         }
         let mut record = self.record.lock().unwrap();
         match batch.inputs {
-            [only] if only.tokens.len() > 1 || !batch.logits => {
+            [only] if batch.wanted == Wanted::All => record.verified.push(only.tokens.len()),
+            [only] if only.tokens.len() > 1 || batch.wanted == Wanted::Nothing => {
                 record.chunks.push((only.past, only.tokens.len()));
             }
             inputs => record.decoded_rows.push(inputs.len()),
@@ -136,17 +160,18 @@ impl Backend for Fake {
             if self.poison.is_some_and(|poison| input.tokens.contains(&poison)) {
                 return Err(BackendError("poisoned".to_owned()));
             }
-            let next = next_token(row) as usize;
-            let broken = self.not_a_number.is_some_and(|token| row.contains(&token));
-            self.logits.extend((0..VOCABULARY).map(|token| match token {
-                _ if broken => f32::NAN,
-                token if token == next => 10.0,
-                _ => 0.0,
-            }));
+            let first_wanted = match batch.wanted {
+                Wanted::Nothing => row.len() + 1,
+                Wanted::Last => row.len(),
+                Wanted::All => input.past + 1,
+            };
+            for length in first_wanted..=row.len() {
+                self.logits.extend(logits_after(&row[..length], self.memory, self.not_a_number));
+            }
         }
         record.cached = self.rows.iter().map(Vec::len).collect();
         record.most_cached = record.most_cached.max(record.cached.iter().sum());
-        Ok(if batch.logits { &mut self.logits } else { &mut [] })
+        Ok(&mut self.logits)
     }
 
     fn move_row(&mut self, from: usize, to: usize, tokens: usize) {

@@ -11,6 +11,7 @@
 mod backend;
 #[cfg(test)]
 mod fake;
+mod lookup;
 pub mod ort;
 mod prefix;
 mod pulse;
@@ -29,7 +30,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-pub use backend::{Backend, BackendError, Batch, Geometry, Input};
+pub use backend::{Backend, BackendError, Batch, Geometry, Input, Wanted};
 pub use pulse::RunningStep;
 pub use request::{EngineError, Event, Finish, Finished, Request, Sampling, TokenId};
 pub use turns::Turns;
@@ -50,6 +51,9 @@ pub struct EngineLimits {
     pub cache_tokens: usize,
     /// Bytes of kept beginnings of prompts; 0 keeps none.
     pub prefix_bytes: usize,
+    /// Tokens that are drafted at most for a sequence that decodes alone; 0 drafts none. Without effect when the
+    /// backend cannot verify drafts.
+    pub draft_tokens: usize,
 }
 
 /// What an engine shares with others.
@@ -73,6 +77,8 @@ struct Inner {
     total_places: usize,
     geometry: Geometry,
     cache_tokens: usize,
+    /// Whether tokens are drafted for sequences that decode alone.
+    drafts: bool,
     pulse: Arc<Pulse>,
     alive: watch::Receiver<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -115,6 +121,7 @@ impl Engine {
                 total_places,
                 geometry,
                 cache_tokens: limits.cache_tokens,
+                drafts: geometry.verifies_drafts && limits.draft_tokens > 0,
                 pulse,
                 alive,
                 thread: Mutex::new(Some(thread)),
@@ -165,7 +172,7 @@ impl Engine {
         );
         self.check(&request)?;
         let (sender, events) = mpsc::channel(request.max_tokens + 1);
-        let sequence = Sequence::new(request, sender, place.0);
+        let sequence = Sequence::new(request, sender, place.0, self.inner.drafts);
         self.inner.mailbox.send(Message::Run(Box::new(sequence))).map_err(|_gone| EngineError::Stopped)?;
         Ok(TokenStream { events })
     }

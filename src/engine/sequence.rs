@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::lookup::Lookup;
 use super::prefix::Key;
 use super::request::{EngineError, Event, Finish, Finished, Request, TokenId};
 use super::sampler::Sampler;
@@ -21,6 +22,8 @@ pub(super) struct Sequence {
     /// The last picked token: the input of the next decode step.
     last: TokenId,
     generated: usize,
+    /// The whole text, when tokens are drafted.
+    lookup: Option<Lookup>,
     stream: mpsc::Sender<Result<Event, EngineError>>,
     /// The place in the engine; returned when the sequence is dropped, however it ends.
     _place: OwnedSemaphorePermit,
@@ -34,8 +37,10 @@ impl Sequence {
         request: Request,
         stream: mpsc::Sender<Result<Event, EngineError>>,
         place: OwnedSemaphorePermit,
+        drafts: bool,
     ) -> Self {
         let sampler = Sampler::new(&request.sampling, &request.prompt);
+        let lookup = drafts.then(|| Lookup::new(&request.prompt));
         Self {
             request,
             sampler,
@@ -44,6 +49,7 @@ impl Sequence {
             prefix: None,
             last: 0,
             generated: 0,
+            lookup,
             stream,
             _place: place,
             submitted: Instant::now(),
@@ -107,6 +113,25 @@ impl Sequence {
         std::slice::from_ref(&self.last)
     }
 
+    /// Replaces `input` by the input of the next decode step and, behind it, at most `most` tokens that may follow it.
+    ///
+    /// There are never more than may still be generated, so all of them have room in the cache.
+    pub(super) fn draft(&mut self, most: usize, input: &mut Vec<TokenId>) {
+        input.clear();
+        input.push(self.last);
+        let left = self.request.max_tokens - self.generated;
+        if let Some(lookup) = &mut self.lookup {
+            lookup.draft(most.min(left - 1), input);
+        }
+    }
+
+    /// Notes that of a draft of `drafted` tokens, `accepted` were right.
+    pub(super) fn judge_draft(&mut self, drafted: usize, accepted: usize) {
+        if let Some(lookup) = &mut self.lookup {
+            lookup.judge(drafted, accepted);
+        }
+    }
+
     /// Notes that the wait is over, and returns how long it was.
     pub(super) fn mark_admitted(&mut self) -> Duration {
         let now = Instant::now();
@@ -127,6 +152,9 @@ impl Sequence {
         }
         self.last = token;
         self.generated += 1;
+        if let Some(lookup) = &mut self.lookup {
+            lookup.push(token);
+        }
         self.emit(Ok(Event::Token(token)));
         (self.generated == self.request.max_tokens).then_some(Finish::Length)
     }

@@ -1,5 +1,7 @@
 //! The engine over the deterministic fake: scheduling, rows, streams, cancellation, failures.
 
+mod drafts;
+
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +12,7 @@ use super::*;
 use crate::metrics::Metrics;
 
 const LIMITS: EngineLimits =
-    EngineLimits { chunk_tokens: 4, queue: 64, cache_tokens: usize::MAX, prefix_bytes: 0 };
+    EngineLimits { chunk_tokens: 4, queue: 64, cache_tokens: usize::MAX, prefix_bytes: 0, draft_tokens: 0 };
 
 fn start(fake: Fake, limits: EngineLimits) -> Engine {
     Engine::start("test", Box::new(fake), limits, shared()).unwrap()

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
-use super::backend::{Backend, Batch, Input};
+use super::backend::{Backend, Batch, Input, Wanted};
 use super::prefix::PrefixStore;
 use super::pulse::Pulse;
-use super::request::{EngineError, Finish};
+use super::request::{EngineError, Finish, TokenId};
 use super::sampler::Scratch;
 use super::scheduler::{Bounds, Scheduler, Vacated};
 use super::sequence::Sequence;
@@ -31,6 +31,10 @@ pub(super) struct Worker {
     chunk_tokens: usize,
     /// Whether rows that are free give their memory back: not where there is memory for all rows at their longest.
     gives_back: bool,
+    /// Tokens that are drafted at most for a sequence that decodes alone.
+    draft_tokens: usize,
+    /// What the only row is fed when tokens are drafted.
+    fed: Vec<TokenId>,
     scratch: Scratch,
     mailbox: Receiver<Message>,
     pulse: Arc<Pulse>,
@@ -62,6 +66,8 @@ impl Worker {
             prefixes: PrefixStore::new(chunk_tokens, prefix_bytes),
             chunk_tokens,
             gives_back: limits.cache_tokens < geometry.rows * geometry.context_tokens,
+            draft_tokens: if geometry.verifies_drafts { limits.draft_tokens } else { 0 },
+            fed: Vec::new(),
             scratch: Scratch::default(),
             backend,
             mailbox,
@@ -79,6 +85,7 @@ impl Worker {
             self.admit();
             let plan = self.scheduler.plan();
             let chunk = plan.chunk.unwrap_or_default();
+            let alone = plan.decode == 1 && chunk.is_empty();
             let turn = asked.take().unwrap_or_else(|| turns.ask());
             turn.wait();
             let started = Instant::now();
@@ -86,7 +93,10 @@ impl Worker {
             if !chunk.is_empty() {
                 self.prefill(chunk);
             }
-            if plan.decode > 0 {
+            // In company, tokens of others fill a run. Whoever waits now cannot be given a row before this one is done.
+            if alone && self.draft_tokens > 0 {
+                self.decode_draft();
+            } else if plan.decode > 0 {
                 self.decode(plan.decode);
             }
             self.pulse.end();
@@ -172,7 +182,7 @@ impl Worker {
         let batch = Batch {
             first_row: row,
             inputs: &[Input { past: chunk.start, tokens: &sequence.prompt()[chunk.clone()] }],
-            logits: last,
+            wanted: if last { Wanted::Last } else { Wanted::Nothing },
         };
         let picked = match self.backend.forward(&batch) {
             Ok(logits) => {
@@ -223,7 +233,7 @@ impl Worker {
             .iter()
             .map(|sequence| Input { past: sequence.cached(), tokens: sequence.next_input() })
             .collect();
-        let batch = Batch { first_row: 0, inputs: &inputs, logits: true };
+        let batch = Batch { first_row: 0, inputs: &inputs, wanted: Wanted::Last };
         let mut outcomes: Vec<Result<Option<Finish>, EngineError>> = Vec::with_capacity(rows);
         match self.backend.forward(&batch) {
             Ok(logits) => {
@@ -241,6 +251,44 @@ impl Worker {
                 settle(sequence, outcome);
                 self.close_hole(&vacated);
             }
+        }
+    }
+
+    /// Feeds the only row its next token and what is drafted behind it, and picks tokens while they are those drafted.
+    ///
+    /// Each token is picked from the logits of its own position, as without a draft. What the cache holds of rejected
+    /// tokens lies beyond [`Sequence::cached`] and is overwritten by the next run.
+    fn decode_draft(&mut self) {
+        let sequence = &mut self.scheduler.decoding()[0];
+        sequence.draft(self.draft_tokens, &mut self.fed);
+        let draft = &self.fed[1..];
+        if draft.is_empty() {
+            return self.decode(1);
+        }
+        let batch = Batch {
+            first_row: 0,
+            inputs: &[Input { past: sequence.cached(), tokens: &self.fed }],
+            wanted: Wanted::All,
+        };
+        let mut accepted = 0;
+        let outcome = match self.backend.forward(&batch) {
+            Ok(logits) => loop {
+                let width = logits.len() / self.fed.len();
+                let outcome = pick(sequence, &logits[accepted * width..][..width], &mut self.scratch);
+                let as_drafted = draft.get(accepted) == sequence.next_input().first();
+                if !matches!(outcome, Ok(None)) || !as_drafted {
+                    break outcome;
+                }
+                accepted += 1;
+            },
+            Err(error) => Err(EngineError::Run(error.to_string())),
+        };
+        sequence.judge_draft(draft.len(), accepted);
+        self.shared.metrics.draft(draft.len(), accepted);
+        if !matches!(outcome, Ok(None)) {
+            let (sequence, vacated) = self.scheduler.remove_decoding(0);
+            settle(sequence, outcome);
+            self.close_hole(&vacated);
         }
     }
 

@@ -104,6 +104,7 @@ mod tests {
         chunks: true,
         cache_bytes_per_token: 1000,
         keeps_prefixes: true,
+        verifies_drafts: true,
     };
 
     fn limits(process_bytes: u64) -> MemoryLimits {

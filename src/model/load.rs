@@ -25,6 +25,8 @@ pub struct LoadLimits {
     pub chunk_tokens: usize,
     /// Requests that may wait for a row.
     pub queue: usize,
+    /// Tokens that are drafted at most for a sequence that decodes alone; 0 drafts none.
+    pub draft_tokens: usize,
     /// Memory.
     pub memory: MemoryLimits,
 }
@@ -129,6 +131,9 @@ pub(super) fn load(
     if end_tokens.is_empty() {
         tracing::warn!(model = %name, "no file names an end-of-text token: every generation runs to its token limit");
     }
+    if limits.draft_tokens > 0 && !backend.geometry().verifies_drafts {
+        tracing::warn!(model = %name, "this kind of graph cannot verify drafts: INFERENCE_SPECULATIVE_TOKENS has no effect");
+    }
     let model_metrics = metrics.model(name.as_str());
     let budget =
         Budget::new(limits.memory, backend.geometry(), memory::resident_bytes().unwrap_or_default())?;
@@ -148,6 +153,7 @@ pub(super) fn load(
         queue: limits.queue,
         cache_tokens: budget.cache_tokens,
         prefix_bytes: budget.prefix_bytes,
+        draft_tokens: limits.draft_tokens,
     };
     let shared = Shared { turns: runtime.turns(), metrics: model_metrics.clone() };
     let engine = Engine::start(name.as_str(), backend, engine_limits, shared)?;

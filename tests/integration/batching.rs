@@ -51,6 +51,43 @@ async fn the_same_seed_gives_the_same_text_alone_or_in_company() {
 }
 
 #[tokio::test]
+async fn drafts_do_not_change_the_tokens_alone_or_in_company() {
+    for model in ["llama", "llama-all-logits", "gpt2"] {
+        let flags = ["--max-batch-size=5", "--prefill-chunk-tokens=16"];
+        let plain = Gateway::serving(&tiny(model), &flags).await;
+        let drafting =
+            Gateway::serving(&tiny(model), &[&flags[..], &["--speculative-tokens=7"]].concat()).await;
+        let mut requests = requests();
+        let round = "a text that goes round, ".repeat(4);
+        requests.extend((0..4).map(|seed| {
+            json!({
+                "text": round, "max_tokens": 100, "seed": seed, "temperature": 0.1 * f64::from(seed),
+                "ignore_eos": true, "return_token_ids": true,
+            })
+        }));
+        let mut expected = Vec::new();
+        for request in &requests {
+            expected.push(plain.infer(request).await.1["metadata"]["token_ids"].clone());
+            assert_eq!(
+                drafting.infer(request).await.1["metadata"]["token_ids"],
+                *expected.last().unwrap(),
+                "{model}: {request}"
+            );
+        }
+        let together = join_all(requests.iter().map(|request| drafting.infer(request))).await;
+        for ((expected, (_, together)), request) in expected.iter().zip(&together).zip(&requests) {
+            assert_eq!(together["metadata"]["token_ids"], *expected, "{model}, in company: {request}");
+        }
+        let accepted = drafting.sample("inference_gateway_draft_accepted_tokens_total{model=\"tiny\"}").await;
+        let proposed = drafting.sample("inference_gateway_draft_proposed_tokens_total{model=\"tiny\"}").await;
+        let verifies = model != "gpt2";
+        assert_eq!(proposed > 0.0, verifies, "{model}: {proposed} tokens were drafted");
+        assert!(accepted <= proposed, "{model}: {accepted} of {proposed}");
+        assert!(!verifies || accepted > 50.0, "{model}: {accepted} tokens were drafted rightly");
+    }
+}
+
+#[tokio::test]
 async fn kept_beginnings_do_not_change_the_tokens() {
     let beginning =
         "All of these prompts begin with the same words, which are long enough for a few whole chunks";

@@ -53,6 +53,7 @@ fn spec(name: &str, model: &str) -> ModelSpec {
             rows: 4,
             huge_pages: HugePages::Never,
             chunk_tokens: 16,
+            draft_tokens: 0,
             queue: 256,
             memory,
         },

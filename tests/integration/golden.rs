@@ -36,14 +36,14 @@ fn request(case: &Case) -> Value {
     })
 }
 
-async fn real(precision: &str) -> Gateway {
+async fn real(precision: &str, flags: &[&str]) -> Gateway {
     let model = prepared("models").join(format!("smollm2-135m-instruct-{precision}"));
-    Gateway::serving(&model.display().to_string(), &["--spinning=true"]).await
+    Gateway::serving(&model.display().to_string(), &[&["--spinning=true"], flags].concat()).await
 }
 
 #[tokio::test]
 async fn the_exact_model_gives_the_golden_tokens_alone_and_in_company() {
-    let gateway = real("fp32").await;
+    let gateway = real("fp32", &[]).await;
     let cases = cases();
     assert_eq!(cases.len(), 8);
     for case in &cases {
@@ -63,13 +63,35 @@ async fn the_exact_model_gives_the_golden_tokens_alone_and_in_company() {
 }
 
 #[tokio::test]
+async fn drafts_give_the_golden_tokens_too() {
+    let gateway = real("fp32", &["--speculative-tokens=7"]).await;
+    for case in &cases() {
+        let (_, body) = gateway.infer(&request(case)).await;
+        assert_eq!(ids(&body["metadata"]["token_ids"]), case.tokens, "{}", case.prompt);
+    }
+    // A prompt that holds its own continuation, and breaks off at its beginning, is drafted nearly whole.
+    let case = &cases()[0];
+    let (_, body) = gateway.infer(&request(case)).await;
+    let text = body["generated_text"].as_str().unwrap();
+    let copied = json!({
+        "text": format!("{text}\n\n{text}\n\n{}", case.prompt), "max_tokens": 40, "temperature": 0, "ignore_eos": true,
+        "return_token_ids": true,
+    });
+    let (_, drafted) = gateway.infer(&copied).await;
+    let accepted = gateway.sample("inference_gateway_draft_accepted_tokens_total{model=\"tiny\"}").await;
+    assert!(accepted >= 20.0, "{accepted} tokens were drafted rightly");
+    let (_, plain) = real("fp32", &[]).await.infer(&copied).await;
+    assert_eq!(drafted["metadata"]["token_ids"], plain["metadata"]["token_ids"]);
+}
+
+#[tokio::test]
 async fn the_quantised_models_give_the_tokens_of_onnx_runtime_in_python() {
     let cases = cases();
     let prompts: Vec<Vec<u64>> = cases.iter().map(|case| case.prompt_tokens.clone()).collect();
     for precision in ["w8a8", "int8"] {
         let folder = prepared("models").join(format!("smollm2-135m-instruct-{precision}"));
         let expected = reference(&folder.display().to_string(), &prompts, 48);
-        let gateway = real(precision).await;
+        let gateway = real(precision, &[]).await;
         for (case, expected) in cases.iter().zip(&expected) {
             assert_eq!(&gateway.greedy(&case.prompt, 48).await, expected, "{precision}: {}", case.prompt);
         }

@@ -26,6 +26,8 @@ async fn requests_tokens_and_times_are_counted() {
         ("inference_gateway_generations_total{finish_reason=\"length\",model=\"tiny\"}", 3.0),
         ("inference_gateway_time_to_first_token_seconds_count{model=\"tiny\"}", 3.0),
         ("inference_gateway_time_per_output_token_seconds_count{model=\"tiny\"}", 3.0),
+        ("inference_gateway_draft_proposed_tokens_total{model=\"tiny\"}", 0.0),
+        ("inference_gateway_draft_accepted_tokens_total{model=\"tiny\"}", 0.0),
         ("inference_gateway_model_ready{model=\"tiny\"}", 1.0),
         ("inference_gateway_model_load_duration_seconds_count{model=\"tiny\",phase=\"fetch\"}", 1.0),
         ("inference_gateway_model_load_duration_seconds_count{model=\"tiny\",phase=\"load\"}", 1.0),

@@ -16,7 +16,7 @@ use super::groups::Bounds;
 use super::joint_cache::{Group, JointCache};
 use super::run::failed;
 use super::small_inputs::small_inputs;
-use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Input};
+use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Input, Wanted};
 
 /// Padding may take as much memory as what it pads. More would cost rows elsewhere; less would split runs, each of which
 /// reads all weights.
@@ -64,6 +64,7 @@ impl Concat {
                 // A run holds the old cache and the new one, both with padding.
                 cache_bytes_per_token: 2 * layout.bytes_per_token() * bounds.padded_percent / 100,
                 keeps_prefixes: false,
+                verifies_drafts: false,
             },
             cache: JointCache::new(layout, bounds),
             past_names: halves("past_key_values"),
@@ -141,7 +142,7 @@ impl Backend for Concat {
         for group in self.take_groups(batch)? {
             self.run_group(group, batch)?;
         }
-        Ok(if batch.logits { &mut self.logits } else { &mut [] })
+        Ok(if batch.wanted == Wanted::Last { &mut self.logits } else { &mut [] })
     }
 
     fn move_row(&mut self, from: usize, to: usize, _tokens: usize) {

@@ -18,7 +18,7 @@ use super::contract::{Graph, IntegerKind, Layout};
 use super::run::{Call, Integers, c_name, failed, id};
 use super::slab::Slabs;
 use super::{OrtError, Rows};
-use crate::engine::backend::{Backend, BackendError, Batch, Geometry};
+use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Wanted};
 
 /// Tensors over the slabs for consecutive rows: key and value of each layer in turn.
 type Views = Vec<TensorRefMut<'static, f32>>;
@@ -76,6 +76,7 @@ impl InPlace {
                 chunks: true,
                 cache_bytes_per_token: layout.bytes_per_token(),
                 keeps_prefixes: true,
+                verifies_drafts: true,
             },
             names: Names::new(layout.layers),
             input_ids: Integers::new(input_ids),
@@ -96,7 +97,8 @@ impl Backend for InPlace {
         let rows = batch.inputs.len();
         let width = batch.inputs[0].tokens.len();
         let longest = batch.inputs.iter().map(|input| input.past + width).max().unwrap_or(width);
-        debug_assert!(rows == 1 || batch.inputs.iter().all(|input| input.tokens.len() == 1));
+        debug_assert!(rows == 1 || batch.wanted != Wanted::All && width == 1);
+        debug_assert!(batch.inputs.iter().all(|input| input.tokens.len() == width));
         debug_assert!(
             batch.first_row + rows <= self.geometry.rows && longest <= self.geometry.context_tokens
         );
@@ -120,11 +122,17 @@ impl Backend for InPlace {
         if let Some(positions) = &position_ids {
             call.input(&self.names.position_ids, positions.as_ptr());
         }
-        let selects = self.logits_index.is_some();
+        // Tokens of each row whose logits are computed, and among them the first that is wanted. An output that is
+        // not wanted has to be of some size all the same.
+        let (computed, first_wanted) = match (&self.logits_index, batch.wanted) {
+            (_, Wanted::All) => (width, 0),
+            (Some(_), Wanted::Last | Wanted::Nothing) => (1, 0),
+            (None, Wanted::Last | Wanted::Nothing) => (width, width - 1),
+        };
         let logits_index = match &mut self.logits_index {
             Some(index) => {
-                index.fill(1, 1, |_row, _column| width as i64 - 1);
-                Some(index.tensor([1])?)
+                index.fill(1, computed, |_row, column| (width - computed + column) as i64);
+                Some(index.tensor([computed])?)
             }
             None => None,
         };
@@ -132,14 +140,13 @@ impl Backend for InPlace {
             call.input(&self.names.logits_index, index.as_ptr());
         }
 
-        let positions = if selects { 1 } else { width };
         let vocabulary_size = self.geometry.vocabulary_size;
-        let length = rows * positions * vocabulary_size;
+        let length = rows * computed * vocabulary_size;
         if self.logits.len() < length {
             self.logits.resize(length, 0.0);
         }
         let logits = TensorRefMut::from_array_view_mut((
-            [rows, positions, vocabulary_size],
+            [rows, computed, vocabulary_size],
             &mut self.logits[..length],
         ))
         .map_err(failed)?;
@@ -166,12 +173,11 @@ impl Backend for InPlace {
         }
         drop(logits);
 
-        if !batch.logits {
-            return Ok(&mut []);
+        // A batch of several rows has one token in each, so what is wanted lies together in every case.
+        match batch.wanted {
+            Wanted::Nothing => Ok(&mut []),
+            Wanted::Last | Wanted::All => Ok(&mut self.logits[first_wanted * vocabulary_size..length]),
         }
-        // Of a chunk through a graph that gives the logits of each token, the last row is wanted.
-        let from = (positions - 1) * vocabulary_size;
-        Ok(&mut self.logits[from..from + rows * vocabulary_size])
     }
 
     fn move_row(&mut self, from: usize, to: usize, tokens: usize) {

@@ -12,7 +12,7 @@ use super::groups::{Bounds, group};
 use super::run::failed;
 use super::small_inputs::small_inputs;
 use super::{OrtError, Rows};
-use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Input};
+use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Input, Wanted};
 use crate::engine::request::TokenId;
 
 /// Most multiplications for one token at the full context: parameters × tokens. Two cores with AVX-512 take about three
@@ -62,6 +62,7 @@ impl Recompute {
                 chunks: false,
                 cache_bytes_per_token: 0,
                 keeps_prefixes: false,
+                verifies_drafts: false,
             },
             bounds: Bounds {
                 equal_lengths: graph.attention_mask.is_none(),
@@ -124,7 +125,7 @@ impl Backend for Recompute {
             self.tokens[row].truncate(input.past);
             self.tokens[row].extend_from_slice(input.tokens);
         }
-        if !batch.logits {
+        if batch.wanted == Wanted::Nothing {
             return Ok(&mut []);
         }
         self.logits.resize(batch.inputs.len() * self.geometry.vocabulary_size, 0.0);

@@ -6,7 +6,7 @@ use super::concat::Concat;
 use super::groups::{Bounds, group};
 use super::recompute::Recompute;
 use super::*;
-use crate::engine::backend::{Batch, Input};
+use crate::engine::backend::{Batch, Input, Wanted};
 use crate::engine::request::TokenId;
 
 const ROWS: Rows = Rows { rows: 8, context_tokens: 256, huge_pages_up_to_bytes: 0 };
@@ -55,7 +55,7 @@ impl<B: Backend> Adapter<B> {
         let mut logits = Vec::new();
         for (index, tokens) in prompt.chunks(piece).enumerate() {
             let inputs = [Input { past: index * piece, tokens }];
-            let batch = Batch { first_row: row, inputs: &inputs, logits: true };
+            let batch = Batch { first_row: row, inputs: &inputs, wanted: Wanted::Last };
             logits = self.backend.forward(&batch).unwrap().to_vec();
         }
         logits
@@ -68,7 +68,7 @@ impl<B: Backend> Adapter<B> {
             .map(|text| Input { past: text.tokens.len() - 1, tokens: &text.tokens[text.tokens.len() - 1..] })
             .collect();
         let before = (self.runs)(&self.backend);
-        let batch = Batch { first_row: 0, inputs: &inputs, logits: true };
+        let batch = Batch { first_row: 0, inputs: &inputs, wanted: Wanted::Last };
         let logits = self.backend.forward(&batch).unwrap();
         let rows = logits.chunks_exact(logits.len() / texts.len()).map(<[f32]>::to_vec).collect();
         (rows, (self.runs)(&self.backend) - before)
@@ -213,7 +213,7 @@ fn a_row_without_its_cache_is_an_error_and_no_nonsense() {
     let mut company = concat("gpt2");
     let inputs = [Input { past: 3, tokens: &[65] }];
     let message =
-        company.backend.forward(&Batch { first_row: 0, inputs: &inputs, logits: true }).unwrap_err();
+        company.backend.forward(&Batch { first_row: 0, inputs: &inputs, wanted: Wanted::Last }).unwrap_err();
     assert!(message.to_string().contains("misses its cache"), "{message}");
 }
 

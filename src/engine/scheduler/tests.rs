@@ -46,7 +46,7 @@ fn sequence(number: u32, prompt_tokens: usize, max_tokens: usize) -> Sequence {
         deadline: None,
     };
     let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    Sequence::new(request, mpsc::channel(max_tokens + 1).0, place)
+    Sequence::new(request, mpsc::channel(max_tokens + 1).0, place, false)
 }
 
 fn number(sequence: &Sequence) -> u32 {
