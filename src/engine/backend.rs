@@ -24,6 +24,8 @@ pub struct Geometry {
     pub keeps_prefixes: bool,
     /// Whether [`Wanted::All`] is understood, so that drafted tokens can be verified in one run.
     pub verifies_drafts: bool,
+    /// Whether the logits of only the wanted tokens are computed, so that long chunks take no memory for logits.
+    pub selects_logits: bool,
 }
 
 /// Of which tokens of a batch the logits are wanted.

@@ -53,6 +53,7 @@ impl Fake {
                 cache_bytes_per_token: size_of::<f32>(),
                 keeps_prefixes: true,
                 verifies_drafts: true,
+                selects_logits: true,
             },
             rows: vec![Vec::new(); rows],
             logits: Vec::new(),

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! Rows are contiguous, so one run decodes all of them. Prompts are fed one after the other, in chunks whose borders
-//! lie at fixed multiples of the position in the prompt, whatever else runs, so that a sequence is computed the same
-//! alone or in company.
+//! lie at fixed multiples of the position in the prompt, so that kept beginnings fit any prompt. While nobody decodes,
+//! one run takes several chunks, which is faster; ONNX Runtime's kernels give the same bits for any run of two or more
+//! tokens, so a sequence is computed the same alone or in company.
 //!
 //! A sequence gets a row only when the cache memory that it may come to need is free: what has begun never runs out of
 //! memory. Nobody is overtaken, so a large request waits for memory but is not passed over for ever.
@@ -51,6 +52,8 @@ pub(super) struct Bounds {
     pub(super) cache_tokens: usize,
     /// Tokens of a chunk.
     pub(super) chunk_tokens: usize,
+    /// Chunks that one run may take while nobody decodes, at least 1.
+    pub(super) chunks_alone: usize,
 }
 
 /// The sequences of one engine.
@@ -117,9 +120,17 @@ impl Scheduler {
     }
 
     fn next_chunk(&self, sequence: &Sequence) -> Range<usize> {
-        let (start, chunk_tokens) = (sequence.prefilled(), self.bounds.chunk_tokens);
-        let border = (start / chunk_tokens + 1) * chunk_tokens;
-        start..border.min(sequence.prompt().len())
+        let (start, end) = (sequence.prefilled(), sequence.prompt().len());
+        let Bounds { chunk_tokens, chunks_alone, .. } = self.bounds;
+        let chunks = if self.decoding.is_empty() { chunks_alone } else { 1 };
+        let border = (start / chunk_tokens + chunks) * chunk_tokens;
+        let last_border = end / chunk_tokens * chunk_tokens;
+        // Kernels compute a run over a single token otherwise than the same token in a longer run, so a rest of one stays
+        // alone whoever else runs.
+        if end == last_border + 1 && start < last_border {
+            return start..border.min(last_border);
+        }
+        start..border.min(end)
     }
 
     /// Makes the prefilling sequence, whose prompt is complete, a decoding one; it keeps its row.

@@ -77,12 +77,14 @@ async fn a_stop_token_ends_the_generation_and_is_not_part_of_it() {
 }
 
 #[tokio::test]
-async fn prompts_are_fed_in_chunks_at_fixed_borders() {
-    let fake = Fake::new(1, 64);
-    let record = fake.record();
-    let engine = start(fake, LIMITS);
-    collect(submit(&engine, request(&[1; 10], 1))).await.unwrap();
-    assert_eq!(record.lock().unwrap().chunks, [(0, 4), (4, 4), (8, 2)]);
+async fn a_prompt_that_is_alone_is_fed_in_long_runs_with_a_rest_of_one_by_itself() {
+    for (prompt, runs) in [(18, &[(0, 16), (16, 2)][..]), (17, &[(0, 16)]), (9, &[(0, 8)])] {
+        let fake = Fake::new(1, 64);
+        let record = fake.record();
+        let engine = start(fake, LIMITS);
+        collect(submit(&engine, request(&vec![1; prompt], 1))).await.unwrap();
+        assert_eq!(record.lock().unwrap().chunks, runs);
+    }
 }
 
 #[tokio::test]

@@ -105,6 +105,7 @@ mod tests {
         cache_bytes_per_token: 1000,
         keeps_prefixes: true,
         verifies_drafts: true,
+        selects_logits: true,
     };
 
     fn limits(process_bytes: u64) -> MemoryLimits {

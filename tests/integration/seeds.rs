@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 use crate::company::{Company, prefix_hits, staggered, steps_of_more_than};
 use crate::harness::{Gateway, prepared};
 
-/// Prompts of one, two and three chunks of 16 tokens.
+/// Prompts of one, two and three chunks of 16 tokens; the third has 49 tokens, a rest of one.
 const PROMPTS: [&str; 4] = [
     "My favourite dish is",
     "Dear Sir or Madam, I am writing to you because the parcel that I ordered three weeks ago has not arrived, and",
     "Once upon a time, in a small village at the foot of a mountain, there lived an old clockmaker with his cat. \
-     Every morning, before the sun rose, the two of them climbed up to the tower of the church, and",
+     Every morning, before the sun rose, the two of them climbed up to the tower of the church, and one",
     "def median(values):\n    \"\"\"The middle value, or the mean of the two in the middle.\"\"\"\n",
 ];
 
@@ -40,15 +40,15 @@ async fn alone(gateway: &Gateway, requests: &[Value]) -> Vec<Value> {
 
 #[tokio::test]
 async fn a_seed_gives_the_same_text_alone_and_in_company_computed_and_copied() {
-    let model = prepared("models/smollm2-135m-instruct-int8").display().to_string();
+    let model = prepared("models/smollm2-135m-instruct-w8a8").display().to_string();
     let mut flags = ["--prefill-chunk-tokens=16", "--max-batch-size=24", "--prefix-memory=256Mi"];
     let gateway = Gateway::serving(&model, &flags).await;
     let requests = requests();
     let computed = alone(&gateway, &requests[..4]).await;
     let before = prefix_hits(&gateway).await;
     let first = alone(&gateway, &requests).await;
-    // The prompts have 1 + 2 + 1 whole chunks before their last token, and each came twice.
-    assert!(prefix_hits(&gateway).await >= before + 8.0 * 16.0, "beginnings were computed again");
+    // The prompts have 1 + 3 + 1 whole chunks before their last token, and each came twice.
+    assert!(prefix_hits(&gateway).await >= before + 10.0 * 16.0, "beginnings were computed again");
     assert_eq!(computed, first[..4], "a copied beginning changed the text");
 
     let check_company = async |gateway: &Gateway, context: &str| {

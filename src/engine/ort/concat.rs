@@ -65,6 +65,7 @@ impl Concat {
                 cache_bytes_per_token: 2 * layout.bytes_per_token() * bounds.padded_percent / 100,
                 keeps_prefixes: false,
                 verifies_drafts: false,
+                selects_logits: graph.logits_index,
             },
             cache: JointCache::new(layout, bounds),
             past_names: halves("past_key_values"),

@@ -77,6 +77,7 @@ impl InPlace {
                 cache_bytes_per_token: layout.bytes_per_token(),
                 keeps_prefixes: true,
                 verifies_drafts: true,
+                selects_logits: logits_index,
             },
             names: Names::new(layout.layers),
             input_ids: Integers::new(input_ids),

@@ -63,6 +63,7 @@ impl Recompute {
                 cache_bytes_per_token: 0,
                 keeps_prefixes: false,
                 verifies_drafts: false,
+                selects_logits: graph.logits_index,
             },
             bounds: Bounds {
                 equal_lengths: graph.attention_mask.is_none(),

@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::*;
 use crate::engine::request::{Request, Sampling};
 
-const BOUNDS: Bounds = Bounds { rows: 3, cache_tokens: 40, chunk_tokens: 4 };
+const BOUNDS: Bounds = Bounds { rows: 3, cache_tokens: 40, chunk_tokens: 4, chunks_alone: 2 };
 
 #[derive(Debug, Clone)]
 enum Action {
@@ -125,9 +125,12 @@ impl Model {
         };
         let prompt = self.scheduler.prefilling().unwrap();
         assert_eq!(chunk.start, prompt.prefilled());
-        assert!(!chunk.is_empty() && chunk.len() <= BOUNDS.chunk_tokens);
+        let chunks = if plan.decode == 0 { BOUNDS.chunks_alone } else { 1 };
+        assert!(!chunk.is_empty() && chunk.len() <= chunks * BOUNDS.chunk_tokens);
         let ends_prompt = chunk.end == prompt.prompt().len();
         assert!(ends_prompt || chunk.end.is_multiple_of(BOUNDS.chunk_tokens), "{chunk:?} ends at no border");
+        let rest = prompt.prompt().len() % BOUNDS.chunk_tokens;
+        assert!(!(ends_prompt && rest == 1) || chunk.len() == 1, "a rest of one token is fed with others");
         prompt.add_prefilled(chunk.len());
         if ends_prompt {
             self.scheduler.promote();
