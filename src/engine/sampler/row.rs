@@ -20,7 +20,7 @@ use crate::engine::request::TokenId;
 
 /// Buffers for one row; used for one row after the other.
 #[derive(Debug, Default)]
-pub(crate) struct Scratch {
+pub struct Scratch {
     logits: Vec<Block>,
     vocabulary_size: usize,
     block_highest: Vec<f32>,
