@@ -38,9 +38,8 @@ fn row(random: &mut StdRng, spread: f32, lead: f32) -> Vec<f32> {
 
 fn distributions() -> [(&'static str, Vec<Vec<f32>>); 3] {
     let mut random = StdRng::seed_from_u64(1);
-    [("peaked", 2.5, 14.0), ("broad", 2.5, 0.0), ("flat", 0.5, 0.0)].map(|(name, spread, lead)| {
-        (name, (0..ROWS).map(|_| row(&mut random, spread, lead)).collect())
-    })
+    [("peaked", 2.5, 14.0), ("broad", 2.5, 0.0), ("flat", 0.5, 0.0)]
+        .map(|(name, spread, lead)| (name, (0..ROWS).map(|_| row(&mut random, spread, lead)).collect()))
 }
 
 fn cases() -> [(&'static str, Sampling); 9] {
@@ -55,7 +54,10 @@ fn cases() -> [(&'static str, Sampling); 9] {
         ("top_p 0.9", Sampling { top_p: 0.9, ..drawing() }),
         ("min_p 0.05", Sampling { min_p: 0.05, ..drawing() }),
         ("top_k 50, top_p 0.95", typical),
-        ("top_k 5000, top_p 0.9, min_p 0.01", Sampling { top_k: 5_000, top_p: 0.9, min_p: 0.01, ..drawing() }),
+        (
+            "top_k 5000, top_p 0.9, min_p 0.01",
+            Sampling { top_k: 5_000, top_p: 0.9, min_p: 0.01, ..drawing() },
+        ),
     ]
 }
 

@@ -18,6 +18,7 @@
 
 mod block;
 mod logprobs;
+mod passes;
 mod row;
 
 use std::collections::HashMap;
@@ -114,6 +115,9 @@ impl Sampler {
     /// # Errors
     /// [`SampleError::NotFinite`] and [`SampleError::NothingAllowed`].
     pub fn sample(&self, logits: &[f32], scratch: &mut Scratch) -> Result<Pick, SampleError> {
+        if self.is_greedy() && self.bias.is_empty() && self.penalties.is_none() {
+            return Ok(Pick { token: scratch.most_likely(logits)? });
+        }
         scratch.load(logits);
         for (token, bias) in &self.bias {
             scratch.edit(*token, |logit| logit + bias);
@@ -121,7 +125,7 @@ impl Sampler {
         if let Some(penalties) = &self.penalties {
             penalties.apply(scratch);
         }
-        scratch.find_highest()?;
+        scratch.inspect()?;
         if self.is_greedy() {
             return Ok(Pick { token: scratch.highest_token() });
         }

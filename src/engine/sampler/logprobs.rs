@@ -4,7 +4,8 @@
 
 use std::f32::consts::LOG2_E;
 
-use super::block::{BLOCK, inspect, padded, weigh};
+use super::block::{BLOCK, padded};
+use super::passes;
 use crate::engine::request::TokenId;
 
 /// The model's own distribution over one row: before bias, penalties, temperature and limits. Making one costs two passes
@@ -19,11 +20,17 @@ impl<'logits> Logprobs<'logits> {
     /// The distribution of a row from which a token could be picked: no NaN, no +∞, not all −∞.
     pub(crate) fn new(logits: &'logits [f32]) -> Self {
         let (blocks, rest) = logits.as_chunks::<BLOCK>();
-        let rest = padded(rest);
-        let blocks = || blocks.iter().chain([&rest]);
-        let highest = blocks().map(|block| inspect(block).0).fold(f32::NEG_INFINITY, f32::max);
-        let mut weights = [0.0; BLOCK];
-        let mass: f64 = blocks().map(|block| f64::from(weigh(block, highest, LOG2_E, &mut weights))).sum();
+        let rest = [padded(rest)];
+        let mut highest_of_blocks = vec![f32::NEG_INFINITY; blocks.len() + 1];
+        let mut mass_of_blocks = vec![0.0; blocks.len() + 1];
+        let (highest_of_whole, highest_of_rest) = highest_of_blocks.split_at_mut(blocks.len());
+        passes::inspect(blocks, highest_of_whole);
+        passes::inspect(&rest, highest_of_rest);
+        let highest = highest_of_blocks.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        let (mass_of_whole, mass_of_rest) = mass_of_blocks.split_at_mut(blocks.len());
+        passes::sum_weights(blocks, highest, LOG2_E, mass_of_whole);
+        passes::sum_weights(&rest, highest, LOG2_E, mass_of_rest);
+        let mass: f64 = mass_of_blocks.into_iter().sum();
         Self { logits, log_normaliser: f64::from(highest) + mass.ln() }
     }
 
