@@ -31,7 +31,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 pub use backend::{Backend, BackendError, Batch, Geometry, Input};
 pub use pulse::RunningStep;
-pub use request::{EngineError, Event, Finish, Finished, Request, Sampling, TokenId};
+pub use request::{EngineError, Event, Finish, Finished, Request, Sampling, TokenId, TokenLogprobs};
 pub use sampler::{Pick, SampleError, Sampler, Scratch};
 pub use turns::Turns;
 

@@ -28,7 +28,6 @@ use rand_pcg::rand_core::Rng;
 use thiserror::Error;
 
 use super::request::{Sampling, TokenId};
-#[expect(unused_imports, reason = "no surface answers log-probabilities yet")]
 pub(crate) use logprobs::Logprobs;
 pub use row::Scratch;
 

@@ -26,6 +26,7 @@ fn request(prompt: &[TokenId], max_tokens: usize) -> Request {
         sampling: Sampling::greedy(),
         max_tokens,
         stop_tokens: Vec::new(),
+        logprobs: None,
         deadline: None,
     }
 }
@@ -39,7 +40,7 @@ async fn collect(mut stream: TokenStream) -> Result<(Vec<TokenId>, Finish), Engi
     let mut tokens = Vec::new();
     loop {
         match stream.next().await.expect("a stream ends with its end")? {
-            Event::Token(token) => tokens.push(token),
+            Event::Token { token, .. } => tokens.push(token),
             Event::Finished(finished) => return Ok((tokens, finished.reason)),
         }
     }
@@ -71,7 +72,7 @@ async fn a_stop_token_ends_the_generation_and_is_not_part_of_it() {
     request.stop_tokens = vec![stop];
     let (tokens, reason) = collect(submit(&engine, request)).await.unwrap();
     assert_eq!(tokens, expected[..first]);
-    assert_eq!(reason, Finish::StopToken);
+    assert_eq!(reason, Finish::StopToken(stop));
 }
 
 #[tokio::test]
@@ -235,7 +236,7 @@ async fn a_known_beginning_is_copied_and_gives_the_same_tokens() {
     let mut tokens = Vec::new();
     let finished = loop {
         match stream.next().await.unwrap().unwrap() {
-            Event::Token(token) => tokens.push(token),
+            Event::Token { token, .. } => tokens.push(token),
             Event::Finished(finished) => break finished,
         }
     };
@@ -357,7 +358,7 @@ proptest! {
                     Some(patience) => {
                         for token in expected.iter().take(patience) {
                             let event = stream.next().await.unwrap().unwrap();
-                            assert!(matches!(event, Event::Token(found) if found == *token));
+                            assert!(matches!(event, Event::Token { token: found, .. } if found == *token));
                         }
                     }
                 }

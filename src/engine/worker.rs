@@ -9,7 +9,7 @@ use super::backend::{Backend, Batch, Input};
 use super::prefix::PrefixStore;
 use super::pulse::Pulse;
 use super::request::{EngineError, Finish};
-use super::sampler::Scratch;
+use super::sampler::{Logprobs, Scratch};
 use super::scheduler::{Bounds, Scheduler, Vacated};
 use super::sequence::Sequence;
 use super::{EngineLimits, Shared};
@@ -273,7 +273,8 @@ fn pick(
     let sampler = sequence.sampler();
     let picked = sampler.sample(logits, scratch).map_err(|error| EngineError::Run(error.to_string()))?;
     sampler.accept(picked.token);
-    Ok(sequence.push(picked.token))
+    let logprobs = sequence.logprobs().map(|top| Box::new(Logprobs::new(logits).of_pick(picked.token, top)));
+    Ok(sequence.push(picked.token, logprobs))
 }
 
 /// Tells the owner of an ended sequence how it ended.

@@ -17,3 +17,4 @@ mod probes;
 mod shutdown;
 mod sources;
 mod streaming;
+mod token_options;
