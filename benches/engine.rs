@@ -112,7 +112,7 @@ async fn read(mut stream: TokenStream, begin: Instant, tokens: usize) -> Result<
     let mut output = Output { token_ids: Vec::with_capacity(tokens), times: Vec::with_capacity(tokens) };
     while let Some(event) = stream.next().await {
         match event? {
-            Event::Token(token) => {
+            Event::Token { token, .. } => {
                 output.token_ids.push(token);
                 output.times.push(begin.elapsed().as_secs_f64());
             }
@@ -132,6 +132,7 @@ async fn measure(engine: &Engine, case: Case) -> Result<Value> {
             sampling: Sampling::greedy(),
             max_tokens: tokens,
             stop_tokens: Vec::new(),
+            logprobs: None,
             deadline: None,
         };
         streams.push(read(engine.submit(engine.reserve()?, request)?, begin, tokens));

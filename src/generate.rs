@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::{EngineError, Event, Finish, Request, Sampling, TokenId, TokenStream};
+use crate::engine::{EngineError, Event, Finish, Request, Sampling, TokenId, TokenLogprobs, TokenStream};
 use crate::metrics::GenerationEnd;
 use crate::model::LoadedModel;
 use crate::text::decoder::Decoder;
@@ -32,6 +32,10 @@ pub struct Input {
     pub timeout: Option<Duration>,
     /// The text ends before the first of these.
     pub stop: Vec<String>,
+    /// The text ends before the first of these tokens; they are in the vocabulary.
+    pub stop_tokens: Vec<TokenId>,
+    /// Whether tokens come with log-probabilities, and with how many alternatives.
+    pub logprobs: Option<usize>,
     /// Whether end-of-text tokens are tokens like any other.
     pub ignore_eos: bool,
     /// Whether special tokens are left out of the text.
@@ -43,6 +47,10 @@ pub struct Generation {
     model: Arc<LoadedModel>,
     prompt_tokens: Vec<TokenId>,
     token_ids: Vec<TokenId>,
+    /// Stop tokens that the request named itself.
+    stop_tokens: Vec<TokenId>,
+    /// Those that nobody has taken yet.
+    logprobs: Vec<PickedToken>,
     /// `None` once the engine has nothing more to say, which also frees the row.
     stream: Option<TokenStream>,
     /// `None` once their end has been taken.
@@ -50,6 +58,26 @@ pub struct Generation {
     /// The last event, when its text had to go out before it.
     ended: Option<EndReason>,
     clock: Clock,
+}
+
+/// A token of the output and how likely the model held it, before bias, penalties and temperature.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PickedToken {
+    /// The token itself.
+    pub token: LikelyToken,
+    /// The most likely tokens in its place, the most likely first.
+    pub top: Vec<LikelyToken>,
+}
+
+/// A token with its log-probability.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LikelyToken {
+    /// The token.
+    pub id: TokenId,
+    /// Its text alone: U+FFFD where it is a part of a character.
+    pub text: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
 }
 
 /// When things happened, for the metrics.
@@ -74,7 +102,7 @@ pub enum Delta {
 pub enum EndReason {
     /// The model ended it.
     EndOfText,
-    /// A stop string came.
+    /// A stop string or a stop token of the request came.
     Stop,
     /// The token limit was reached.
     Length,
@@ -118,17 +146,29 @@ pub enum GenerateError {
 /// The queue is full, the prompt does not fit or cannot be tokenised, the engine is gone.
 pub async fn start(model: Arc<LoadedModel>, input: Input) -> Result<Generation, GenerateError> {
     let accepted = Instant::now();
-    let Input { prompt, sampling, max_tokens, timeout, stop, ignore_eos, skip_special_tokens } = input;
+    let Input {
+        prompt,
+        sampling,
+        max_tokens,
+        timeout,
+        stop,
+        stop_tokens,
+        logprobs,
+        ignore_eos,
+        skip_special_tokens,
+    } = input;
     let place = model.engine.reserve()?;
     let prompt_tokens = encode(&model, prompt).await?;
     let context_tokens = model.engine.geometry().context_tokens;
     let left = context_tokens.saturating_sub(prompt_tokens.len()).max(1);
+    let end_tokens = if ignore_eos { &[][..] } else { &model.end_tokens };
     let request = Request {
         prompt: prompt_tokens.clone(),
         sampling,
         max_tokens: max_tokens.unwrap_or(DEFAULT_MAX_TOKENS.min(left)),
         deadline: timeout.map(|timeout| accepted + timeout),
-        stop_tokens: if ignore_eos { Vec::new() } else { model.end_tokens.clone() },
+        stop_tokens: [end_tokens, &stop_tokens].concat(),
+        logprobs,
     };
     let decoder = Decoder::new(Arc::clone(&model.tokenizer), &prompt_tokens, skip_special_tokens)?;
     let stream = model.engine.submit(place, request)?;
@@ -137,6 +177,8 @@ pub async fn start(model: Arc<LoadedModel>, input: Input) -> Result<Generation, 
         model,
         prompt_tokens,
         token_ids: Vec::new(),
+        stop_tokens,
+        logprobs: Vec::new(),
         stream: Some(stream),
         text: Some((decoder, Stops::new(stop))),
         ended: None,
@@ -169,6 +211,11 @@ impl Generation {
         &self.token_ids
     }
 
+    /// The log-probabilities of the tokens since they were taken last, if the request asks for them.
+    pub fn take_logprobs(&mut self) -> Vec<PickedToken> {
+        std::mem::take(&mut self.logprobs)
+    }
+
     /// The next piece; `None` after the end.
     ///
     /// # Errors
@@ -194,9 +241,13 @@ impl Generation {
     /// Takes an event of the engine and returns the text that can go out.
     fn take(&mut self, event: Option<Result<Event, EngineError>>) -> Result<String, GenerateError> {
         match event.ok_or(EngineError::Stopped)?? {
-            Event::Token(token) => {
+            Event::Token { token, logprobs } => {
                 self.clock.token(&self.model.metrics);
                 self.token_ids.push(token);
+                if let Some(logprobs) = logprobs {
+                    let picked = self.picked_token(token, *logprobs)?;
+                    self.logprobs.push(picked);
+                }
                 let Some((decoder, stops)) = &mut self.text else {
                     return Ok(String::new());
                 };
@@ -209,7 +260,8 @@ impl Generation {
             }
             Event::Finished(finished) => {
                 let reason = match finished.reason {
-                    Finish::StopToken => EndReason::EndOfText,
+                    Finish::StopToken(token) if self.stop_tokens.contains(&token) => EndReason::Stop,
+                    Finish::StopToken(_end_of_text) => EndReason::EndOfText,
                     Finish::Length => EndReason::Length,
                 };
                 let Some((decoder, mut stops)) = self.text.take() else {
@@ -235,6 +287,15 @@ impl Generation {
                 Ok(self.stopped((text, Some(reason))))
             }
         }
+    }
+
+    fn picked_token(&self, token: TokenId, logprobs: TokenLogprobs) -> Result<PickedToken, GenerateError> {
+        let likely =
+            |(id, logprob)| Ok(LikelyToken { id, text: self.model.tokenizer.decode(&[id], false)?, logprob });
+        Ok(PickedToken {
+            token: likely((token, logprobs.picked))?,
+            top: logprobs.top.into_iter().map(likely).collect::<Result<_, GenerateError>>()?,
+        })
     }
 
     /// Ends the generation if there is a reason; dropping the stream frees the row.

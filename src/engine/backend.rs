@@ -16,16 +16,14 @@ pub struct Geometry {
     pub context_tokens: usize,
     /// Sequences that can be live at once.
     pub rows: usize,
-    /// Whether a prompt may be fed in several runs.
-    pub chunks: bool,
+    /// How prompts may be fed.
+    pub feeding: Feeding,
     /// Memory of the cache of one token, in bytes; 0 when there is no cache.
     pub cache_bytes_per_token: usize,
     /// Whether caches can be read and written, so that beginnings of prompts can be kept.
     pub keeps_prefixes: bool,
     /// Whether [`Wanted::All`] is understood, so that drafted tokens can be verified in one run.
     pub verifies_drafts: bool,
-    /// Whether the logits of only the wanted tokens are computed, so that long chunks take no memory for logits.
-    pub selects_logits: bool,
 }
 
 /// Of which tokens of a batch the logits are wanted.
@@ -37,6 +35,17 @@ pub enum Wanted {
     Last,
     /// Of every token; for a batch of one row, and only when [`Geometry::verifies_drafts`] is set.
     All,
+}
+
+/// How prompts may be fed to a backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feeding {
+    /// In one run, whatever their length.
+    Whole,
+    /// In several runs, best short ones: the logits of every fed token take memory.
+    Chunks,
+    /// In several runs of any length: logits are computed for wanted tokens alone.
+    LongChunks,
 }
 
 /// One run: consecutive rows, beginning at `first_row`.

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, mpsc};
 
-use super::backend::{Backend, BackendError, Batch, Geometry, Wanted};
+use super::backend::{Backend, BackendError, Batch, Feeding, Geometry, Wanted};
 use super::request::TokenId;
 
 pub(super) const VOCABULARY: usize = 64;
@@ -49,11 +49,10 @@ impl Fake {
                 vocabulary_size: VOCABULARY,
                 context_tokens,
                 rows,
-                chunks: true,
+                feeding: Feeding::LongChunks,
                 cache_bytes_per_token: size_of::<f32>(),
                 keeps_prefixes: true,
                 verifies_drafts: true,
-                selects_logits: true,
             },
             rows: vec![Vec::new(); rows],
             logits: Vec::new(),
@@ -89,7 +88,7 @@ impl Fake {
     }
 
     pub(super) fn without_chunks(mut self) -> Self {
-        self.geometry.chunks = false;
+        self.geometry.feeding = Feeding::Whole;
         self
     }
 

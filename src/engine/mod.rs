@@ -30,9 +30,10 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-pub use backend::{Backend, BackendError, Batch, Geometry, Input, Wanted};
+pub use backend::{Backend, BackendError, Batch, Feeding, Geometry, Input, Wanted};
 pub use pulse::RunningStep;
-pub use request::{EngineError, Event, Finish, Finished, Request, Sampling, TokenId};
+pub use request::{EngineError, Event, Finish, Finished, Request, Sampling, TokenId, TokenLogprobs};
+pub use sampler::{Pick, SampleError, Sampler, Scratch};
 pub use turns::Turns;
 
 use crate::metrics::ModelMetrics;

@@ -59,6 +59,8 @@ pub struct Request {
     pub max_tokens: usize,
     /// Tokens that end the generation; they are not part of the output.
     pub stop_tokens: Vec<TokenId>,
+    /// Whether tokens come with log-probabilities, and with how many alternatives.
+    pub logprobs: Option<usize>,
     /// When the request fails if it has not ended, waiting or running.
     pub deadline: Option<Instant>,
 }
@@ -74,9 +76,23 @@ impl Request {
 #[derive(Debug, Clone)]
 pub enum Event {
     /// The next token of the output.
-    Token(TokenId),
+    Token {
+        /// The token.
+        token: TokenId,
+        /// How likely it was, if the request asks.
+        logprobs: Option<Box<TokenLogprobs>>,
+    },
     /// The end, with what it took.
     Finished(Finished),
+}
+
+/// How likely the model itself held a token, before bias, penalties and temperature. Natural logarithms, at most 0.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// Of the picked token.
+    pub picked: f32,
+    /// The most likely tokens, the most likely first, as many as asked for: fewer only where the model rules out the rest.
+    pub top: Vec<(TokenId, f32)>,
 }
 
 /// The end of a generation.
@@ -97,8 +113,8 @@ pub struct Finished {
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// The model picked a stop token.
-    StopToken,
+    /// The model picked this stop token.
+    StopToken(TokenId),
     /// `max_tokens` tokens were generated.
     Length,
 }

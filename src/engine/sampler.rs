@@ -18,6 +18,7 @@
 
 mod block;
 mod logprobs;
+mod passes;
 mod row;
 
 use std::collections::HashMap;
@@ -27,13 +28,12 @@ use rand_pcg::rand_core::Rng;
 use thiserror::Error;
 
 use super::request::{Sampling, TokenId};
-#[expect(unused_imports, reason = "no surface answers log-probabilities yet")]
 pub(crate) use logprobs::Logprobs;
-pub(crate) use row::Scratch;
+pub use row::Scratch;
 
 /// Logits from which no token can be picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub(crate) enum SampleError {
+pub enum SampleError {
     /// A logit is NaN or +∞: the model run went wrong.
     #[error("the logits hold a number that is not finite")]
     NotFinite,
@@ -44,14 +44,14 @@ pub(crate) enum SampleError {
 
 /// What was picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Pick {
+pub struct Pick {
     /// The token. Its log-probability, if somebody asks: `Logprobs::new(logits).of(pick.token)`.
-    pub(crate) token: TokenId,
+    pub token: TokenId,
 }
 
 /// Picks the tokens of one sequence.
 #[derive(Debug, Clone)]
-pub(crate) struct Sampler {
+pub struct Sampler {
     temperature: f32,
     limits: Limits,
     bias: Vec<(TokenId, f32)>,
@@ -87,7 +87,7 @@ struct Seen {
 
 impl Sampler {
     /// The sampler of a sequence that continues `prompt`.
-    pub(crate) fn new(sampling: &Sampling, prompt: &[TokenId]) -> Self {
+    pub fn new(sampling: &Sampling, prompt: &[TokenId]) -> Self {
         let Sampling {
             temperature,
             top_k,
@@ -113,7 +113,10 @@ impl Sampler {
     ///
     /// # Errors
     /// [`SampleError::NotFinite`] and [`SampleError::NothingAllowed`].
-    pub(crate) fn sample(&self, logits: &[f32], scratch: &mut Scratch) -> Result<Pick, SampleError> {
+    pub fn sample(&self, logits: &[f32], scratch: &mut Scratch) -> Result<Pick, SampleError> {
+        if self.is_greedy() && self.bias.is_empty() && self.penalties.is_none() {
+            return Ok(Pick { token: scratch.most_likely(logits)? });
+        }
         scratch.load(logits);
         for (token, bias) in &self.bias {
             scratch.edit(*token, |logit| logit + bias);
@@ -121,7 +124,7 @@ impl Sampler {
         if let Some(penalties) = &self.penalties {
             penalties.apply(scratch);
         }
-        scratch.find_highest()?;
+        scratch.inspect()?;
         if self.is_greedy() {
             return Ok(Pick { token: scratch.highest_token() });
         }
@@ -137,7 +140,7 @@ impl Sampler {
 
     /// Takes a token into the output: it counts for the penalties, and the next random number is due. The token need not
     /// be the one that was picked.
-    pub(crate) fn accept(&mut self, token: TokenId) {
+    pub fn accept(&mut self, token: TokenId) {
         if let Some(penalties) = &mut self.penalties {
             penalties.see(token).count += 1;
         }

@@ -6,7 +6,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::lookup::Lookup;
 use super::prefix::Key;
-use super::request::{EngineError, Event, Finish, Finished, Request, TokenId};
+use super::request::{EngineError, Event, Finish, Finished, Request, TokenId, TokenLogprobs};
 use super::sampler::Sampler;
 
 /// A request in the engine, waiting or running. Owned by the worker thread.
@@ -144,18 +144,23 @@ impl Sequence {
         Some(self.first_token? - self.admitted?)
     }
 
+    /// Whether log-probabilities are asked for, and with how many alternatives.
+    pub(super) fn logprobs(&self) -> Option<usize> {
+        self.request.logprobs
+    }
+
     /// Takes the picked token: emits it, or ends the sequence. Returns the reason when this was the end.
-    pub(super) fn push(&mut self, token: TokenId) -> Option<Finish> {
+    pub(super) fn push(&mut self, token: TokenId, logprobs: Option<Box<TokenLogprobs>>) -> Option<Finish> {
         self.first_token.get_or_insert_with(Instant::now);
         if self.request.stop_tokens.contains(&token) {
-            return Some(Finish::StopToken);
+            return Some(Finish::StopToken(token));
         }
         self.last = token;
         self.generated += 1;
         if let Some(lookup) = &mut self.lookup {
             lookup.push(token);
         }
-        self.emit(Ok(Event::Token(token)));
+        self.emit(Ok(Event::Token { token, logprobs }));
         (self.generated == self.request.max_tokens).then_some(Finish::Length)
     }
 

@@ -28,6 +28,7 @@ fn request(prompt: &[TokenId], max_tokens: usize) -> Request {
         sampling: Sampling::greedy(),
         max_tokens,
         stop_tokens: Vec::new(),
+        logprobs: None,
         deadline: None,
     }
 }
@@ -41,7 +42,7 @@ async fn collect(mut stream: TokenStream) -> Result<(Vec<TokenId>, Finish), Engi
     let mut tokens = Vec::new();
     loop {
         match stream.next().await.expect("a stream ends with its end")? {
-            Event::Token(token) => tokens.push(token),
+            Event::Token { token, .. } => tokens.push(token),
             Event::Finished(finished) => return Ok((tokens, finished.reason)),
         }
     }
@@ -73,7 +74,7 @@ async fn a_stop_token_ends_the_generation_and_is_not_part_of_it() {
     request.stop_tokens = vec![stop];
     let (tokens, reason) = collect(submit(&engine, request)).await.unwrap();
     assert_eq!(tokens, expected[..first]);
-    assert_eq!(reason, Finish::StopToken);
+    assert_eq!(reason, Finish::StopToken(stop));
 }
 
 #[tokio::test]
@@ -124,7 +125,7 @@ async fn a_stream_gets_a_token_for_each_chunk_of_a_long_prompt() {
     // The first prompt, then five chunks with a step of the stream each; the next run is not let in.
     open(&gate, 1 + 5 * 2);
     for token in continuation(&[1, 2], 6) {
-        assert!(matches!(stream.next().await, Some(Ok(Event::Token(found))) if found == token));
+        assert!(matches!(stream.next().await, Some(Ok(Event::Token { token: found, .. })) if found == token));
     }
     wait_until(|| record.lock().unwrap().chunks.len() >= 6).await;
     assert_eq!(record.lock().unwrap().chunks[1..], [(0, 4), (4, 4), (8, 4), (12, 4), (16, 4)]);
@@ -270,7 +271,7 @@ async fn a_known_beginning_is_copied_and_gives_the_same_tokens() {
     let mut tokens = Vec::new();
     let finished = loop {
         match stream.next().await.unwrap().unwrap() {
-            Event::Token(token) => tokens.push(token),
+            Event::Token { token, .. } => tokens.push(token),
             Event::Finished(finished) => break finished,
         }
     };
@@ -392,7 +393,7 @@ proptest! {
                     Some(patience) => {
                         for token in expected.iter().take(patience) {
                             let event = stream.next().await.unwrap().unwrap();
-                            assert!(matches!(event, Event::Token(found) if found == *token));
+                            assert!(matches!(event, Event::Token { token: found, .. } if found == *token));
                         }
                     }
                 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
-use super::backend::{Backend, Batch, Input, Wanted};
+use super::backend::{Backend, Batch, Feeding, Input, Wanted};
 use super::prefix::PrefixStore;
 use super::pulse::Pulse;
 use super::request::{EngineError, Finish, TokenId};
-use super::sampler::Scratch;
+use super::sampler::{Logprobs, Scratch};
 use super::scheduler::{Bounds, Scheduler, Vacated};
 use super::sequence::Sequence;
 use super::{EngineLimits, Shared};
@@ -61,13 +61,14 @@ impl Worker {
         shared: Shared,
     ) -> Self {
         let geometry = backend.geometry();
-        let chunk_tokens = if geometry.chunks { limits.chunk_tokens } else { geometry.context_tokens };
+        let chunk_tokens =
+            if geometry.feeding == Feeding::Whole { geometry.context_tokens } else { limits.chunk_tokens };
         let prefix_bytes = if geometry.keeps_prefixes { limits.prefix_bytes } else { 0 };
         let bounds = Bounds {
             rows: geometry.rows,
             cache_tokens: limits.cache_tokens,
             chunk_tokens,
-            chunks_alone: if geometry.selects_logits { CHUNKS_ALONE } else { 1 },
+            chunks_alone: if geometry.feeding == Feeding::LongChunks { CHUNKS_ALONE } else { 1 },
         };
         shared.metrics.capacity(geometry.rows, limits.cache_tokens);
         Self {
@@ -336,7 +337,8 @@ fn pick(
     let sampler = sequence.sampler();
     let picked = sampler.sample(logits, scratch).map_err(|error| EngineError::Run(error.to_string()))?;
     sampler.accept(picked.token);
-    Ok(sequence.push(picked.token))
+    let logprobs = sequence.logprobs().map(|top| Box::new(Logprobs::new(logits).of_pick(picked.token, top)));
+    Ok(sequence.push(picked.token, logprobs))
 }
 
 /// Tells the owner of an ended sequence how it ended.

@@ -5,7 +5,8 @@
 //! → {"generated_text": …, "metadata": {"tokens_generated": n, "processing_time_ms": t, …}}
 //! ```
 //!
-//! With `stream` the answer is server-sent events: `{"text": …}` for each piece, at last `{"metadata": …}`.
+//! With `stream` the answer is server-sent events: `{"text": …}` for each piece, at last `{"metadata": …}`. The options
+//! that name single tokens are in [`token_options`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,6 +17,11 @@ use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
+mod token_options;
+
+use self::token_options::{
+    LogitBias, LogprobsOfToken, checked_logit_bias, checked_logprobs, checked_stop_tokens,
+};
 use super::error::ApiError;
 use super::request_id::RequestId;
 use super::{Api, json, sse};
@@ -43,8 +49,11 @@ struct NativeRequest {
     repetition_penalty: Option<f64>,
     presence_penalty: Option<f64>,
     frequency_penalty: Option<f64>,
+    logit_bias: Option<LogitBias>,
     seed: Option<u64>,
     stop: Option<StopStrings>,
+    stop_token_ids: Option<Vec<u64>>,
+    logprobs: Option<u32>,
     ignore_eos: Option<bool>,
     return_full_text: Option<bool>,
     return_token_ids: Option<bool>,
@@ -63,7 +72,22 @@ enum StopStrings {
 #[derive(Debug, Serialize)]
 struct NativeResponse {
     generated_text: String,
+    /// One for each generated token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Vec<LogprobsOfToken>>,
     metadata: Metadata,
+}
+
+/// An event of a stream.
+#[derive(Debug, Serialize)]
+struct NativeEvent {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    /// Those of the tokens since the last event.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logprobs: Vec<LogprobsOfToken>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<Metadata>,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,6 +109,7 @@ struct Answer {
     started: Instant,
     seed: u64,
     return_token_ids: bool,
+    logprobs: bool,
     /// The prompt, when it begins the text.
     prefix: String,
 }
@@ -112,7 +137,7 @@ async fn answer(
     let model = api.registry.get(request.model.as_deref())?;
     let revision = HeaderValue::from_str(&model.revision).expect("a revision is hexadecimal");
     let stream = request.stream.unwrap_or(false);
-    let (mut input, answer) = parse(request, started)?;
+    let (mut input, answer) = parse(request, model.engine.geometry().vocabulary_size, started)?;
     input.timeout = Some(api.limits.request_timeout);
     let generation = generate::start(model, input).await?;
     let mut response = if stream {
@@ -124,8 +149,12 @@ async fn answer(
     Ok(response)
 }
 
-/// Checks every value; nothing is clamped.
-fn parse(request: NativeRequest, started: Instant) -> Result<(Input, Answer), ApiError> {
+/// Checks every value; nothing is clamped. Tokens that are named are below `vocabulary_size`.
+fn parse(
+    request: NativeRequest,
+    vocabulary_size: usize,
+    started: Instant,
+) -> Result<(Input, Answer), ApiError> {
     let NativeRequest {
         text,
         model: _,
@@ -137,8 +166,11 @@ fn parse(request: NativeRequest, started: Instant) -> Result<(Input, Answer), Ap
         repetition_penalty,
         presence_penalty,
         frequency_penalty,
+        logit_bias,
         seed,
         stop,
+        stop_token_ids,
+        logprobs,
         ignore_eos,
         return_full_text,
         return_token_ids,
@@ -157,15 +189,17 @@ fn parse(request: NativeRequest, started: Instant) -> Result<(Input, Answer), Ap
         repetition_penalty: in_range("repetition_penalty", repetition_penalty, 1.0, 0.01..=100.0)?,
         presence_penalty: in_range("presence_penalty", presence_penalty, 0.0, -2.0..=2.0)?,
         frequency_penalty: in_range("frequency_penalty", frequency_penalty, 0.0, -2.0..=2.0)?,
-        logit_bias: Vec::new(),
+        logit_bias: checked_logit_bias(logit_bias, vocabulary_size)?,
         seed,
     };
     // A stream's pieces continue the prompt unless it is asked for; a whole answer begins with it.
     let full_text = return_full_text.unwrap_or(!stream.unwrap_or(false));
+    let logprobs = checked_logprobs(logprobs)?;
     let answer = Answer {
         started,
         seed,
         return_token_ids: return_token_ids.unwrap_or(false),
+        logprobs: logprobs.is_some(),
         prefix: if full_text { text.clone() } else { String::new() },
     };
     let input = Input {
@@ -174,6 +208,8 @@ fn parse(request: NativeRequest, started: Instant) -> Result<(Input, Answer), Ap
         max_tokens: max_tokens.map(checked_max_tokens).transpose()?,
         timeout: None,
         stop: checked_stop(stop)?,
+        stop_tokens: checked_stop_tokens(stop_token_ids, vocabulary_size)?,
+        logprobs,
         ignore_eos: ignore_eos.unwrap_or(false),
         skip_special_tokens: skip_special_tokens.unwrap_or(true),
     };
@@ -182,7 +218,7 @@ fn parse(request: NativeRequest, started: Instant) -> Result<(Input, Answer), Ap
 
 /// Compared before it is narrowed: `1e39` would become infinite as f32 and `1e-60` zero.
 fn in_range(
-    field: &'static str,
+    field: &str,
     value: Option<f64>,
     default: f64,
     range: std::ops::RangeInclusive<f64>,
@@ -229,6 +265,15 @@ fn checked_stop(stop: Option<StopStrings>) -> Result<Vec<String>, ApiError> {
     }
 }
 
+/// Not by way of a JSON value, which would write numbers of 32 bits with the digits of 64.
+fn rendered(event: &impl Serialize) -> String {
+    serde_json::to_string(event).expect("an event has string keys only")
+}
+
+fn taken_logprobs(generation: &mut Generation) -> Vec<LogprobsOfToken> {
+    generation.take_logprobs().into_iter().map(LogprobsOfToken::from).collect()
+}
+
 impl Answer {
     async fn whole(self, mut generation: Generation) -> Result<NativeResponse, ApiError> {
         let mut generated_text = self.prefix.clone();
@@ -238,6 +283,7 @@ impl Answer {
                 Some(Ok(Delta::End(reason))) => {
                     return Ok(NativeResponse {
                         generated_text,
+                        logprobs: self.logprobs.then(|| taken_logprobs(&mut generation)),
                         metadata: self.metadata(&generation, reason),
                     });
                 }
@@ -250,9 +296,17 @@ impl Answer {
     fn stream(mut self, generation: Generation, request_id: RequestId) -> Response {
         let prefix = std::mem::take(&mut self.prefix);
         sse::respond(generation, prefix, move |generation, delta| match delta {
-            Ok(Delta::Text(text)) => serde_json::json!({ "text": text }),
-            Ok(Delta::End(reason)) => serde_json::json!({ "metadata": self.metadata(generation, reason) }),
-            Err(error) => serde_json::json!(ApiError::from(error).body(&request_id)),
+            Ok(Delta::Text(text)) => rendered(&NativeEvent {
+                text: Some(text),
+                logprobs: taken_logprobs(generation),
+                metadata: None,
+            }),
+            Ok(Delta::End(reason)) => rendered(&NativeEvent {
+                text: None,
+                logprobs: taken_logprobs(generation),
+                metadata: Some(self.metadata(generation, reason)),
+            }),
+            Err(error) => rendered(&ApiError::from(error).body(&request_id)),
         })
     }
 

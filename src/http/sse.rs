@@ -6,7 +6,6 @@ use std::time::Duration;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
-use serde_json::Value;
 
 use crate::generate::{Delta, GenerateError, Generation};
 
@@ -18,10 +17,11 @@ enum Step {
     Running,
 }
 
-/// Answers with one event for the prefix, if any, and one for each piece of the generation; `render` gives their data.
+/// Answers with one event for the prefix, if any, and one for each piece of the generation; `render` gives their data, JSON on
+/// one line.
 pub(super) fn respond<F>(generation: Generation, prefix: String, render: F) -> Response
 where
-    F: Fn(&Generation, Result<Delta, GenerateError>) -> Value + Send + 'static,
+    F: Fn(&mut Generation, Result<Delta, GenerateError>) -> String + Send + 'static,
 {
     let first = if prefix.is_empty() { Step::Running } else { Step::Prefix(prefix) };
     let events = stream::unfold((generation, first, render), |(mut generation, step, render)| async move {
@@ -29,7 +29,7 @@ where
             Step::Prefix(text) => Ok(Delta::Text(text)),
             Step::Running => generation.next().await?,
         };
-        let event = Event::default().data(render(&generation, delta).to_string());
+        let event = Event::default().data(render(&mut generation, delta));
         Some((Ok::<_, Infallible>(event), (generation, Step::Running, render)))
     });
     let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();

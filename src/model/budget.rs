@@ -96,16 +96,16 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Feeding;
 
     const GEOMETRY: Geometry = Geometry {
         vocabulary_size: 100,
         context_tokens: 1000,
         rows: 4,
-        chunks: true,
+        feeding: Feeding::LongChunks,
         cache_bytes_per_token: 1000,
         keeps_prefixes: true,
         verifies_drafts: true,
-        selects_logits: true,
     };
 
     fn limits(process_bytes: u64) -> MemoryLimits {

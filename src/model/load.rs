@@ -170,6 +170,7 @@ pub(super) async fn warm(model: &LoadedModel) -> Result<(), LoadError> {
         sampling: Sampling::greedy(),
         max_tokens: 2.min(model.engine.geometry().context_tokens - 1),
         stop_tokens: Vec::new(),
+        logprobs: None,
         deadline: None,
     };
     let place = model.engine.reserve().map_err(LoadError::Warm)?;

@@ -16,8 +16,30 @@ pub(crate) const PROMPTS: [&str; 3] = ["Hello", "The quick brown fox", "abc"];
 
 /// Greedy continuations by the Python reference.
 pub(crate) fn reference(folder: &str, prompts: &[Vec<u64>], max_tokens: usize) -> Vec<Vec<u64>> {
-    let requests: Vec<Value> =
-        prompts.iter().map(|ids| json!({"prompt_token_ids": ids, "max_tokens": max_tokens})).collect();
+    let answer = ask_reference(folder, prompts, &json!({"max_tokens": max_tokens}));
+    answer["token_ids"].as_array().unwrap().iter().map(ids).collect()
+}
+
+/// Greedy continuations by the Python reference, and for each token the five highest log-probabilities of its place.
+pub(crate) fn reference_with_logprobs(
+    folder: &str,
+    prompts: &[Vec<u64>],
+    max_tokens: usize,
+) -> Vec<(Vec<u64>, Vec<Vec<f64>>)> {
+    let answer = ask_reference(folder, prompts, &json!({"max_tokens": max_tokens, "top_logprobs": 5}));
+    let tokens = answer["token_ids"].as_array().unwrap().iter().map(ids);
+    tokens.zip(serde_json::from_value::<Vec<_>>(answer["top_logprobs"].clone()).unwrap()).collect()
+}
+
+fn ask_reference(folder: &str, prompts: &[Vec<u64>], options: &Value) -> Value {
+    let requests: Vec<Value> = prompts
+        .iter()
+        .map(|ids| {
+            let mut request = options.clone();
+            request["prompt_token_ids"] = json!(ids);
+            request
+        })
+        .collect();
     let mut child = python("tests/fixtures/greedy_reference.py")
         .arg(folder)
         .stdin(Stdio::piped())
@@ -28,8 +50,7 @@ pub(crate) fn reference(folder: &str, prompts: &[Vec<u64>], max_tokens: usize) -
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "the reference failed");
-    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
-    answer["token_ids"].as_array().unwrap().iter().map(ids).collect()
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 #[tokio::test]

@@ -67,6 +67,8 @@ fn input(max_tokens: usize) -> Input {
         max_tokens: Some(max_tokens),
         timeout: None,
         stop: Vec::new(),
+        stop_tokens: Vec::new(),
+        logprobs: None,
         ignore_eos: true,
         skip_special_tokens: true,
     }

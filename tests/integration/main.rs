@@ -22,4 +22,5 @@ mod seeds;
 mod shutdown;
 mod sources;
 mod streaming;
+mod token_options;
 mod watchdog;

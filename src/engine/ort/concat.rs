@@ -16,7 +16,7 @@ use super::groups::Bounds;
 use super::joint_cache::{Group, JointCache};
 use super::run::failed;
 use super::small_inputs::small_inputs;
-use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Input, Wanted};
+use crate::engine::backend::{Backend, BackendError, Batch, Feeding, Geometry, Input, Wanted};
 
 /// Padding may take as much memory as what it pads. More would cost rows elsewhere; less would split runs, each of which
 /// reads all weights.
@@ -60,12 +60,11 @@ impl Concat {
                 context_tokens: rows.context_tokens,
                 rows: rows.rows,
                 // The branch of a merged decoder that reads the cache is made for single tokens.
-                chunks: !graph.use_cache_branch,
+                feeding: if graph.use_cache_branch { Feeding::Whole } else { Feeding::Chunks },
                 // A run holds the old cache and the new one, both with padding.
                 cache_bytes_per_token: 2 * layout.bytes_per_token() * bounds.padded_percent / 100,
                 keeps_prefixes: false,
                 verifies_drafts: false,
-                selects_logits: graph.logits_index,
             },
             cache: JointCache::new(layout, bounds),
             past_names: halves("past_key_values"),

@@ -18,7 +18,7 @@ use super::contract::{Graph, IntegerKind, Layout};
 use super::run::{Call, Integers, c_name, failed, id};
 use super::slab::Slabs;
 use super::{OrtError, Rows};
-use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Wanted};
+use crate::engine::backend::{Backend, BackendError, Batch, Feeding, Geometry, Wanted};
 
 /// Tensors over the slabs for consecutive rows: key and value of each layer in turn.
 type Views = Vec<TensorRefMut<'static, f32>>;
@@ -73,11 +73,10 @@ impl InPlace {
                 vocabulary_size,
                 context_tokens: rows.context_tokens,
                 rows: rows.rows,
-                chunks: true,
+                feeding: if logits_index { Feeding::LongChunks } else { Feeding::Chunks },
                 cache_bytes_per_token: layout.bytes_per_token(),
                 keeps_prefixes: true,
                 verifies_drafts: true,
-                selects_logits: logits_index,
             },
             names: Names::new(layout.layers),
             input_ids: Integers::new(input_ids),

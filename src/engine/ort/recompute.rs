@@ -12,7 +12,7 @@ use super::groups::{Bounds, group};
 use super::run::failed;
 use super::small_inputs::small_inputs;
 use super::{OrtError, Rows};
-use crate::engine::backend::{Backend, BackendError, Batch, Geometry, Input, Wanted};
+use crate::engine::backend::{Backend, BackendError, Batch, Feeding, Geometry, Input, Wanted};
 use crate::engine::request::TokenId;
 
 /// Most multiplications for one token at the full context: parameters × tokens. Two cores with AVX-512 take about three
@@ -59,11 +59,10 @@ impl Recompute {
                 vocabulary_size: graph.vocabulary_size,
                 context_tokens: rows.context_tokens,
                 rows: rows.rows,
-                chunks: false,
+                feeding: Feeding::Whole,
                 cache_bytes_per_token: 0,
                 keeps_prefixes: false,
                 verifies_drafts: false,
-                selects_logits: graph.logits_index,
             },
             bounds: Bounds {
                 equal_lengths: graph.attention_mask.is_none(),

@@ -6,7 +6,7 @@ use super::concat::Concat;
 use super::groups::{Bounds, group};
 use super::recompute::Recompute;
 use super::*;
-use crate::engine::backend::{Batch, Input, Wanted};
+use crate::engine::backend::{Batch, Feeding, Input, Wanted};
 use crate::engine::request::TokenId;
 
 const ROWS: Rows = Rows { rows: 8, context_tokens: 256, huge_pages_up_to_bytes: 0 };
@@ -130,7 +130,7 @@ fn random(seed: u64) -> impl FnMut(usize) -> usize {
 fn check_company<B: Backend>(mut alone: Adapter<B>, mut company: Adapter<B>, bounds: Bounds) {
     let not_counted = usize::from(company.backend.geometry().cache_bytes_per_token > 0);
     let mut random = random(7);
-    let piece = if company.backend.geometry().chunks { 5 } else { 256 };
+    let piece = if company.backend.geometry().feeding == Feeding::Whole { 256 } else { 5 };
     let mut texts: Vec<Text> = Vec::new();
     let (mut shared, mut left) = (0, 0);
     for _ in 0..250 {

@@ -1,14 +1,23 @@
 //! Arithmetic on a block of 64 logits: the inner loops of the sampler.
 //!
 //! They run over arrays of fixed length, without branches and with [`LANES`] independent accumulators, so that the
-//! compiler turns them into vector code for any target, without intrinsics or `unsafe`. A row whose length is no multiple
-//! of 64 is padded with −∞, which has no weight and is never the highest.
+//! compiler turns them into vector code for any target, without intrinsics or `unsafe`. The accumulators of a block are
+//! [`joined`](join) apart from that: in one loop the compiler would arrange both for the few that are left at the end. A
+//! row whose length is no multiple of 64 is padded with −∞, which has no weight and is never the highest.
+
+#![expect(
+    clippy::inline_always,
+    reason = "only code that is inlined gets the vector instructions of its caller"
+)]
 
 /// Tokens of a block: a multiple of any vector length, small enough that most are skipped by their highest logit.
 pub(super) const BLOCK: usize = 64;
 
 /// Accumulators side by side: four of the smallest vectors, which hides the latency of an addition.
-const LANES: usize = 16;
+pub(super) const LANES: usize = 16;
+
+/// The accumulators of a block.
+pub(super) type Lanes = [f32; LANES];
 
 /// Tokens with a weight below 2^−86, about e^−60, of the highest get none. A million of them would have less than 1e-19 of
 /// the mass, and the exponential stays clear of subnormal numbers.
@@ -18,84 +27,88 @@ pub(super) const LOWEST_POWER: f32 = -86.0;
 pub(super) type Block = [f32; BLOCK];
 
 /// The last, incomplete block of a row.
+#[inline(always)]
 pub(super) fn padded(rest: &[f32]) -> Block {
     let mut block = [f32::NEG_INFINITY; BLOCK];
     block[..rest.len()].copy_from_slice(rest);
     block
 }
 
-/// The highest logit, and whether one is NaN or +∞.
-pub(super) fn inspect(block: &Block) -> (f32, bool) {
-    let mut highest = [f32::NEG_INFINITY; LANES];
-    let mut sound = [1u32; LANES];
+/// The highest logits; sets lanes of `unsound` in which one is NaN or +∞.
+#[inline(always)]
+pub(super) fn inspect(block: &Block, highest: &mut Lanes, unsound: &mut [u32; LANES]) {
+    *highest = [f32::NEG_INFINITY; LANES];
     for lanes in block.as_chunks::<LANES>().0 {
         for lane in 0..LANES {
-            highest[lane] = if lanes[lane] > highest[lane] { lanes[lane] } else { highest[lane] };
-            sound[lane] &= u32::from(lanes[lane] < f32::INFINITY);
+            highest[lane] = higher(highest[lane], lanes[lane]);
+            let sound = lanes[lane] < f32::INFINITY;
+            unsound[lane] |= u32::from(!sound);
         }
     }
-    (reduce(highest, |a, b| if b > a { b } else { a }), reduce(sound, |a, b| a & b) == 0)
 }
 
-/// Writes 2^((logit − highest) · scale) for each logit and returns the sum.
-pub(super) fn weigh(logits: &Block, highest: f32, scale: f32, weights: &mut Block) -> f32 {
+/// The second of equals, or of two of which one is NaN: a single instruction.
+#[inline(always)]
+pub(super) fn higher(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+/// Writes 2^((logit − highest) · scale) for each logit and sums it.
+#[inline(always)]
+pub(super) fn weigh(logits: &Block, highest: f32, scale: f32, weights: &mut Block, sums: &mut Lanes) {
     for (weight, logit) in weights.iter_mut().zip(logits) {
         *weight = power_of_two((logit - highest) * scale);
     }
-    sum(weights)
-}
-
-/// Number of the tokens with a logit of at least `low` and less than `high`.
-pub(super) fn count_between(logits: &Block, low: f32, high: f32) -> u32 {
-    logits.iter().map(|logit| u32::from(*logit >= low) & u32::from(*logit < high)).sum()
-}
-
-/// Mass of the tokens with a logit of at least `threshold`.
-pub(super) fn mass_from(logits: &Block, weights: &Block, threshold: f32) -> f32 {
-    mass_where(weights, |index| u32::from(logits[index] >= threshold))
-}
-
-/// Mass of the tokens with at least this logit and at least this weight.
-pub(super) fn mass_kept(logits: &Block, weights: &Block, lowest_logit: f32, lowest_weight: f32) -> f32 {
-    mass_where(weights, |index| {
-        u32::from(logits[index] >= lowest_logit) & u32::from(weights[index] >= lowest_weight)
-    })
-}
-
-/// `is_in` is 1 for the tokens to count and 0 for the others.
-fn mass_where(weights: &Block, is_in: impl Fn(usize) -> u32) -> f32 {
-    let mut kept = [0.0; BLOCK];
-    for index in 0..BLOCK {
-        // All bits or none: a choice by mask stays a vector operation.
-        let mask = is_in(index).wrapping_neg();
-        kept[index] = f32::from_bits(weights[index].to_bits() & mask);
-    }
-    sum(&kept)
-}
-
-fn sum(block: &Block) -> f32 {
-    let mut sums = [0.0; LANES];
-    for lanes in block.as_chunks::<LANES>().0 {
+    *sums = [0.0; LANES];
+    for lanes in weights.as_chunks::<LANES>().0 {
         for lane in 0..LANES {
             sums[lane] += lanes[lane];
         }
     }
-    reduce(sums, |a, b| a + b)
 }
 
-/// Joins the lanes, half with half.
-fn reduce<T: Copy>(mut lanes: [T; LANES], join: impl Fn(T, T) -> T) -> T {
-    for width in [8, 4, 2, 1] {
-        for lane in 0..width {
-            lanes[lane] = join(lanes[lane], lanes[lane + width]);
+/// Number of the tokens with a logit of at least `threshold`.
+#[inline(always)]
+pub(super) fn count_from(logits: &Block, threshold: f32) -> u32 {
+    logits.iter().map(|logit| u32::from(*logit >= threshold)).sum()
+}
+
+/// 1 for each token with `low` ≤ logit < `high`, 0 for the others.
+#[inline(always)]
+pub(super) fn between(logits: &Block, low: f32, high: f32) -> [u8; BLOCK] {
+    logits.map(|logit| u8::from(logit >= low) & u8::from(logit < high))
+}
+
+/// Sums the weights of the tokens for which `is_kept`, given logit and weight, is 1 and not 0.
+#[inline(always)]
+pub(super) fn sum_where(
+    logits: &Block,
+    weights: &Block,
+    is_kept: impl Fn(f32, f32) -> u32,
+    sums: &mut Lanes,
+) {
+    *sums = [0.0; LANES];
+    for (logits, weights) in logits.as_chunks::<LANES>().0.iter().zip(weights.as_chunks::<LANES>().0) {
+        for lane in 0..LANES {
+            // All bits or none: a choice by mask stays a vector operation.
+            let mask = is_kept(logits[lane], weights[lane]).wrapping_neg();
+            sums[lane] += f32::from_bits(weights[lane].to_bits() & mask);
         }
     }
-    lanes[0]
+}
+
+/// Joins the accumulators, half with half.
+#[inline(always)]
+pub(super) fn join(lanes: &Lanes, pair: impl Fn(f32, f32) -> f32) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|lane| pair(lanes[lane], lanes[lane + 8]));
+    let four: [f32; 4] = std::array::from_fn(|lane| pair(eight[lane], eight[lane + 4]));
+    pair(pair(four[0], four[2]), pair(four[1], four[3]))
 }
 
 /// 2^x for x ≤ 0, and 0 from [`LOWEST_POWER`] down; relative error below 4e-7.
 ///
 /// 2^x = 2^whole · 2^part with `part` in −½..=½: the first goes into the exponent bits, the second is a polynomial.
+#[inline(always)]
 fn power_of_two(x: f32) -> f32 {
     /// Adding it rounds to a whole number, which then stands in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
@@ -111,8 +124,8 @@ fn power_of_two(x: f32) -> f32 {
     for coefficient in COEFFICIENTS[..5].iter().rev() {
         polynomial = polynomial * part + coefficient;
     }
-    let result = f32::from_bits(polynomial.to_bits().wrapping_add(rounded.to_bits() << 23));
-    if x > LOWEST_POWER { result } else { 0.0 }
+    let result = polynomial.to_bits().wrapping_add(rounded.to_bits() << 23);
+    f32::from_bits(result & u32::from(x > LOWEST_POWER).wrapping_neg())
 }
 
 #[cfg(test)]
@@ -133,12 +146,17 @@ mod tests {
 
     #[test]
     fn unsound_logits_are_seen_in_every_place() {
+        let is_unsound = |block: &Block| {
+            let mut unsound = [0; LANES];
+            inspect(block, &mut [0.0; LANES], &mut unsound);
+            unsound != [0; LANES]
+        };
         for place in 0..BLOCK {
-            for unsound in [f32::NAN, f32::INFINITY] {
+            for number in [f32::NAN, f32::INFINITY] {
                 let mut block = [f32::NEG_INFINITY; BLOCK];
-                assert!(!inspect(&block).1);
-                block[place] = unsound;
-                assert!(inspect(&block).1);
+                assert!(!is_unsound(&block));
+                block[place] = number;
+                assert!(is_unsound(&block));
             }
         }
     }

@@ -6,21 +6,22 @@
 //! `top_k` and `top_p` need no sort of the row: [`head`] finds where they end.
 //!
 //! ```text
-//! load ─▶ edit… ─▶ find_highest ─▶ highest_token
-//!                              └─▶ weigh ─▶ keep_top_k ─▶ keep_top_p ─▶ keep_min_p ─▶ draw
+//! most_likely
+//! load ─▶ edit… ─▶ inspect ─▶ highest_token
+//!                         └─▶ weigh ─▶ keep_top_k ─▶ keep_top_p ─▶ keep_min_p ─▶ draw
 //! ```
 
 mod head;
 
 use head::Measure;
 
-use super::SampleError;
 use super::block::{self, BLOCK, Block};
+use super::{SampleError, passes};
 use crate::engine::request::TokenId;
 
 /// Buffers for one row; used for one row after the other.
 #[derive(Debug, Default)]
-pub(crate) struct Scratch {
+pub struct Scratch {
     logits: Vec<Block>,
     vocabulary_size: usize,
     block_highest: Vec<f32>,
@@ -49,6 +50,20 @@ impl Scratch {
         self.vocabulary_size = logits.len();
     }
 
+    /// The token with the highest logit of a row, the lowest of equals, in one pass and without a copy.
+    pub(super) fn most_likely(&mut self, logits: &[f32]) -> Result<TokenId, SampleError> {
+        let (blocks, rest) = logits.as_chunks::<BLOCK>();
+        let rest = block::padded(rest);
+        self.block_highest.resize(blocks.len() + 1, f32::NEG_INFINITY);
+        let (highest, highest_of_rest) = self.block_highest.split_at_mut(blocks.len());
+        let unsound = passes::inspect(blocks, highest) | passes::inspect(&[rest], highest_of_rest);
+        self.find_highest(unsound)?;
+        let is_highest = |logit: &f32| *logit >= self.highest;
+        let block = self.block_highest.iter().position(is_highest).unwrap_or(0);
+        let within = blocks.get(block).unwrap_or(&rest).iter().position(is_highest).unwrap_or(0);
+        Ok((block * BLOCK + within) as TokenId)
+    }
+
     /// Changes one logit of the copy. Tokens outside the vocabulary have none.
     pub(super) fn edit(&mut self, token: TokenId, change: impl FnOnce(f32) -> f32) {
         let index = token as usize;
@@ -59,14 +74,13 @@ impl Scratch {
     }
 
     /// Finds the highest logit of each block and of all, and whether all are sound.
-    pub(super) fn find_highest(&mut self) -> Result<(), SampleError> {
-        self.block_highest.clear();
-        let mut unsound = false;
-        for block in &self.logits {
-            let (highest, block_unsound) = block::inspect(block);
-            self.block_highest.push(highest);
-            unsound |= block_unsound;
-        }
+    pub(super) fn inspect(&mut self) -> Result<(), SampleError> {
+        self.block_highest.resize(self.logits.len(), f32::NEG_INFINITY);
+        let unsound = passes::inspect(&self.logits, &mut self.block_highest);
+        self.find_highest(unsound)
+    }
+
+    fn find_highest(&mut self, unsound: bool) -> Result<(), SampleError> {
         self.highest = self.block_highest.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if unsound {
             return Err(SampleError::NotFinite);
@@ -91,11 +105,9 @@ impl Scratch {
         self.lowest_logit = f32::NEG_INFINITY;
         self.lowest_weight = 0.0;
         self.weights.resize(self.logits.len(), [0.0; BLOCK]);
-        self.block_mass.clear();
+        self.block_mass.resize(self.logits.len(), 0.0);
         let scale = temperature.recip() * std::f32::consts::LOG2_E;
-        for (logits, weights) in self.logits.iter().zip(&mut self.weights) {
-            self.block_mass.push(f64::from(block::weigh(logits, self.highest, scale, weights)));
-        }
+        passes::weigh(&self.logits, self.highest, scale, &mut self.weights, &mut self.block_mass);
     }
 
     /// Keeps the `top_k` most likely tokens; 0 keeps all.
@@ -159,14 +171,11 @@ impl Scratch {
 
     /// Sums the weights that are in.
     fn sum_kept(&mut self) {
-        for (index, mass) in self.block_mass.iter_mut().enumerate() {
-            *mass = if self.block_highest[index] >= self.lowest_logit {
-                let (logits, weights) = (&self.logits[index], &self.weights[index]);
-                f64::from(block::mass_kept(logits, weights, self.lowest_logit, self.lowest_weight))
-            } else {
-                0.0
-            };
-        }
+        passes::mass_kept(
+            (&self.logits, &self.weights, &self.block_highest),
+            (self.lowest_logit, self.lowest_weight),
+            &mut self.block_mass,
+        );
     }
 }
 

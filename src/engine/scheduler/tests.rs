@@ -43,6 +43,7 @@ fn sequence(number: u32, prompt_tokens: usize, max_tokens: usize) -> Sequence {
         sampling: Sampling::greedy(),
         max_tokens,
         stop_tokens: Vec::new(),
+        logprobs: None,
         deadline: None,
     };
     let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();

@@ -13,7 +13,8 @@ use std::cmp::Ordering;
 
 use super::Scratch;
 use crate::engine::request::TokenId;
-use crate::engine::sampler::block::{self, BLOCK, LOWEST_POWER};
+use crate::engine::sampler::block::{BLOCK, LOWEST_POWER};
+use crate::engine::sampler::passes;
 
 /// Tokens that are sorted to find the border: fewer cost more passes, more cost a longer sort.
 const CANDIDATES: f64 = 256.0;
@@ -113,39 +114,15 @@ impl Scratch {
     /// Number or mass of the tokens with a logit of at least `threshold`.
     fn measure(&self, measure: Measure, threshold: f32) -> f64 {
         match measure {
-            Measure::Count => self
-                .blocks_from(threshold)
-                .map(|index| block::count_between(&self.logits[index], threshold, f32::INFINITY))
-                .map(f64::from)
-                .sum(),
-            Measure::Mass => self
-                .blocks_from(threshold)
-                .map(|index| block::mass_from(&self.logits[index], &self.weights[index], threshold))
-                .map(f64::from)
-                .sum(),
+            Measure::Count => f64::from(passes::count_from(&self.logits, &self.block_highest, threshold)),
+            Measure::Mass => passes::mass_from(&self.logits, &self.weights, &self.block_highest, threshold),
         }
-    }
-
-    /// Indices of the blocks with a logit of at least `threshold`.
-    fn blocks_from(&self, threshold: f32) -> impl Iterator<Item = usize> {
-        let highest = self.block_highest.iter().enumerate();
-        highest.filter(move |(_, highest)| **highest >= threshold).map(|(index, _)| index)
     }
 
     /// Gathers the tokens with `low` ≤ logit < `high`, most likely first.
     fn gather(&mut self, low: f32, high: f32) {
         self.candidates.clear();
-        for index in 0..self.logits.len() {
-            let logits = &self.logits[index];
-            if self.block_highest[index] < low || block::count_between(logits, low, high) == 0 {
-                continue;
-            }
-            for (within, logit) in logits.iter().enumerate() {
-                if *logit >= low && *logit < high {
-                    self.candidates.push((*logit, (index * BLOCK + within) as TokenId));
-                }
-            }
-        }
+        passes::gather(&self.logits, &self.block_highest, (low, high), &mut self.candidates);
         self.candidates.sort_unstable_by(|(left, left_token), (right, right_token)| {
             right.partial_cmp(left).unwrap_or(Ordering::Equal).then(left_token.cmp(right_token))
         });

@@ -1,0 +1,137 @@
+//! The options that are about single tokens: `logit_bias`, `stop_token_ids`, `logprobs`.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::Serialize;
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+use super::in_range;
+use crate::engine::TokenId;
+use crate::generate::{LikelyToken, PickedToken};
+use crate::http::error::ApiError;
+
+/// Tokens with a bias: each costs a little in every step.
+const MOST_BIASES: usize = 1024;
+/// Stop tokens of a request.
+const MOST_STOP_TOKENS: usize = 64;
+/// Alternatives to a token.
+const MOST_ALTERNATIVES: u32 = 20;
+
+/// `{"504": -100, …}` as it comes: a map would drop an entry that is there twice.
+#[derive(Debug)]
+pub(super) struct LogitBias(Vec<(String, f64)>);
+
+impl<'de> Deserialize<'de> for LogitBias {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = LogitBias;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object of token ids and numbers")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LogitBias, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(LogitBias(entries))
+    }
+}
+
+/// The biases, from −100 to 100, of different tokens of the vocabulary.
+pub(super) fn checked_logit_bias(
+    bias: Option<LogitBias>,
+    vocabulary_size: usize,
+) -> Result<Vec<(TokenId, f32)>, ApiError> {
+    let LogitBias(entries) = bias.unwrap_or(LogitBias(Vec::new()));
+    let invalid = |message| ApiError::invalid_value("logit_bias", message);
+    if entries.len() > MOST_BIASES {
+        return Err(invalid(format!("logit_bias takes at most {MOST_BIASES} tokens")));
+    }
+    let mut seen = HashSet::with_capacity(entries.len());
+    let mut checked = Vec::with_capacity(entries.len());
+    for (key, bias) in entries {
+        let id: u64 = key
+            .parse()
+            .ok()
+            .filter(|id: &u64| id.to_string() == key)
+            .ok_or_else(|| invalid(format!("logit_bias takes token ids as keys, got {key:?}")))?;
+        let token = checked_token("logit_bias", id, vocabulary_size)?;
+        if !seen.insert(token) {
+            return Err(invalid(format!("logit_bias has token id {token} twice")));
+        }
+        checked.push((token, in_range("logit_bias", Some(bias), 0.0, -100.0..=100.0)?));
+    }
+    Ok(checked)
+}
+
+/// Stop tokens, all in the vocabulary.
+pub(super) fn checked_stop_tokens(
+    ids: Option<Vec<u64>>,
+    vocabulary_size: usize,
+) -> Result<Vec<TokenId>, ApiError> {
+    let ids = ids.unwrap_or_default();
+    if ids.len() > MOST_STOP_TOKENS {
+        let message = format!("stop_token_ids takes at most {MOST_STOP_TOKENS} tokens");
+        return Err(ApiError::invalid_value("stop_token_ids", message));
+    }
+    ids.into_iter().map(|id| checked_token("stop_token_ids", id, vocabulary_size)).collect()
+}
+
+/// How many alternatives to tell, if log-probabilities are wanted.
+pub(super) fn checked_logprobs(alternatives: Option<u32>) -> Result<Option<usize>, ApiError> {
+    match alternatives {
+        Some(number) if number > MOST_ALTERNATIVES => Err(ApiError::invalid_value(
+            "logprobs",
+            format!("logprobs must be from 0 to {MOST_ALTERNATIVES}, got {number}"),
+        )),
+        number => Ok(number.map(|number| number as usize)),
+    }
+}
+
+fn checked_token(field: &str, id: u64, vocabulary_size: usize) -> Result<TokenId, ApiError> {
+    match TokenId::try_from(id) {
+        Ok(token) if (token as usize) < vocabulary_size => Ok(token),
+        _outside => Err(ApiError::invalid_value(
+            field,
+            format!("{field}: token id {id} is outside the vocabulary of {vocabulary_size} tokens"),
+        )),
+    }
+}
+
+/// `{"id", "text", "logprob", "top_tokens": [{"id", "text", "logprob"}]}`
+#[derive(Debug, Serialize)]
+pub(super) struct LogprobsOfToken {
+    #[serde(flatten)]
+    token: TokenEntry,
+    top_tokens: Vec<TokenEntry>,
+}
+
+#[derive(Debug, Serialize)]
+struct TokenEntry {
+    id: TokenId,
+    text: String,
+    logprob: f32,
+}
+
+impl From<PickedToken> for LogprobsOfToken {
+    fn from(picked: PickedToken) -> Self {
+        let PickedToken { token, top } = picked;
+        Self { token: token.into(), top_tokens: top.into_iter().map(TokenEntry::from).collect() }
+    }
+}
+
+impl From<LikelyToken> for TokenEntry {
+    fn from(token: LikelyToken) -> Self {
+        let LikelyToken { id, text, logprob } = token;
+        Self { id, text, logprob }
+    }
+}
