@@ -207,10 +207,24 @@ impl Runtime {
     }
 
     fn session_builder(&self) -> ort::Result<SessionBuilder> {
-        // Without VNNI the fast product of 8-bit integers overflows its 16-bit sums; there, and only there, this makes
-        // ONNX Runtime take the exact one.
-        Ok(Session::builder(&self.environment)?.with_config_entry("session.x64quantprecision", "1")?)
+        let builder = Session::builder(&self.environment)?;
+        if has_exact_integer_products() {
+            return Ok(builder);
+        }
+        // Makes ONNX Runtime take the slower product of 8-bit integers, whose sums do not overflow.
+        Ok(builder.with_config_entry("session.x64quantprecision", "1")?)
     }
+}
+
+/// Whether the fast product of unsigned and signed 8-bit integers is exact: on x86 only with VNNI, which sums in 32 bits;
+/// before it pairs were summed in 16 bits, which overflow.
+fn has_exact_integer_products() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        is_x86_feature_detected!("avx512vnni") || is_x86_feature_detected!("avxvnni")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    true
 }
 
 fn create_environment(
