@@ -20,6 +20,10 @@ use super::slab::Slabs;
 use super::{OrtError, Rows};
 use crate::engine::backend::{Backend, BackendError, Batch, Feeding, Geometry, Wanted};
 
+/// Width of a decode step's mask, in multiples. ONNX Runtime plans the memory of a run by the shapes of its inputs, so a mask
+/// that is wider by one in each step would have it plan anew each time.
+const MASK_STEP: usize = 128;
+
 /// Tensors over the slabs for consecutive rows: key and value of each layer in turn.
 type Views = Vec<TensorRefMut<'static, f32>>;
 
@@ -105,9 +109,11 @@ impl Backend for InPlace {
 
         let inputs = batch.inputs;
         self.input_ids.fill(rows, width, |row, column| id(inputs[row].tokens[column]));
-        self.attention_mask.fill(rows, longest, |row, column| i64::from(column < inputs[row].past + width));
+        let mask_width =
+            if width == 1 { longest.next_multiple_of(MASK_STEP).min(self.geometry.context_tokens) } else { longest };
+        self.attention_mask.fill(rows, mask_width, |row, column| i64::from(column < inputs[row].past + width));
         let input_ids = self.input_ids.tensor([rows, width])?;
-        let attention_mask = self.attention_mask.tensor([rows, longest])?;
+        let attention_mask = self.attention_mask.tensor([rows, mask_width])?;
         let mut call = Call::default();
         call.input(&self.names.input_ids, input_ids.as_ptr());
         call.input(&self.names.attention_mask, attention_mask.as_ptr());
