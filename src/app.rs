@@ -17,9 +17,11 @@ use crate::engine::ort::{Runtime, RuntimeOptions};
 use crate::http::{self, Api, CountedListener, HttpLimits};
 use crate::memory;
 use crate::metrics::Metrics;
+use crate::model::manifest::{Digest, Manifest};
 use crate::model::reconcile::{ModelSpec, Workshop};
-use crate::model::source::{FetchSettings, Fetcher, HubToken};
-use crate::model::{LoadLimits, MemoryLimits, Registry, RunningStep};
+use crate::model::source::{FetchSettings, Fetcher, Guard, GuardRules, HubToken};
+use crate::model::spec::{HttpUrl, Source};
+use crate::model::{LoadLimits, LoadedModel, MemoryLimits, Registry, RunningStep};
 use crate::shutdown::{Phase, StopRequests, Tasks};
 
 /// Time for a connection to the hub or another server.
@@ -68,7 +70,7 @@ pub async fn run(settings: Settings, listeners: Listeners, stop: StopRequests) -
     let (phase, phase_seen) = watch::channel(Phase::Serving);
     let spec = model_spec(&settings)?;
     let workshop = Workshop {
-        fetcher: Fetcher::new(fetch_settings(&settings.sources)?),
+        fetcher: Fetcher::new(fetch_settings(&settings.sources, &spec)?),
         runtime: start_runtime(&settings.engine)?,
         registry: Arc::clone(&registry),
         metrics: Arc::clone(&metrics),
@@ -101,6 +103,37 @@ pub async fn run(settings: Settings, listeners: Listeners, stop: StopRequests) -
     ops_tasks.joined().await;
     tracing::info!("stopped");
     outcome
+}
+
+/// What `inference-gateway verify` tells of a model.
+pub struct Report {
+    /// The manifest's digest, number of files and their bytes; `None` when the folder has no manifest.
+    pub manifest: Option<(Digest, usize, u64)>,
+    /// What was loaded.
+    pub model: Arc<LoadedModel>,
+}
+
+/// Checks the model that the settings name: the bytes of its files, if they are listed, then everything that `serve` does
+/// before the model answers, a first generation included.
+///
+/// # Errors
+/// The first check that failed.
+pub async fn verify(settings: &Settings) -> anyhow::Result<Report> {
+    let spec = model_spec(settings)?;
+    let mut manifest = None;
+    if let Source::Path(folder) = &spec.source
+        && let Some((listed, digest)) = Manifest::read(folder)?
+    {
+        listed.verify(folder)?;
+        manifest = Some((digest, listed.files().len(), listed.files().iter().map(|file| file.size).sum()));
+    }
+    let workshop = Workshop {
+        fetcher: Fetcher::new(fetch_settings(&settings.sources, &spec)?),
+        runtime: start_runtime(&settings.engine)?,
+        registry: Arc::default(),
+        metrics: Arc::new(Metrics::new()),
+    };
+    Ok(Report { manifest, model: workshop.try_once(&spec).await? })
 }
 
 /// Brings the model up and watches its engine; returns only when the engine has died.
@@ -160,8 +193,11 @@ async fn end(
     let models = registry.clear();
     let engines_stopped =
         tokio::task::spawn_blocking(move || models.iter().for_each(|model| model.engine.stop()));
-    if engines_stopped.await.is_err() {
-        tracing::error!("stopping the engines panicked");
+    // An engine ends after its current step; one that is stuck must not keep the process from ending.
+    match tokio::time::timeout(settings.engine.step_timeout, engines_stopped).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_panicked)) => tracing::error!("stopping the engines panicked"),
+        Err(_elapsed) => tracing::error!("an engine is stuck in a step: ending without it"),
     }
     if tokio::time::timeout(LAST_WORDS, api_tasks.joined()).await.is_err() {
         tracing::warn!("connections that did not end were dropped");
@@ -231,9 +267,20 @@ fn model_spec(settings: &Settings) -> anyhow::Result<ModelSpec> {
     })
 }
 
-fn fetch_settings(sources: &SourceSettings) -> anyhow::Result<FetchSettings> {
+fn fetch_settings(sources: &SourceSettings, spec: &ModelSpec) -> anyhow::Result<FetchSettings> {
+    let hub_endpoint = sources.hub_endpoint()?;
+    // Whoever sets the environment owns the process: what is named there is not guarded against.
+    let named = [Some(&spec.source), spec.tokenizer.as_ref()];
+    let urls = named.into_iter().flatten().filter_map(Source::url).chain([&hub_endpoint]);
+    let trusted_hosts = urls.filter_map(HttpUrl::host).map(str::to_owned).collect();
     Ok(FetchSettings {
-        hub_endpoint: sources.hub_endpoint()?,
+        guard: Guard::new(GuardRules {
+            allowed_hosts: sources.allowed_hosts.clone(),
+            insecure_hosts: sources.insecure_hosts.clone(),
+            private_networks: sources.allowed_private_networks.clone(),
+            trusted_hosts,
+        }),
+        hub_endpoint,
         hub_token: sources.hub_token().map(HubToken::parse).transpose()?,
         hub_cache: sources.hub_cache(),
         download_cache: sources.cache_folder(),

@@ -1,12 +1,14 @@
-//! The command line: `serve` (also without a subcommand) and `config`.
+//! The command line: `serve` (also without a subcommand), `config`, `verify` and `pack`.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{ArgMatches, Args, Command};
+use clap::{Arg, ArgMatches, Args, Command, value_parser};
 
-use crate::app::{self, Listeners};
+use crate::app::{self, Listeners, Report};
 use crate::config::{self, Resolved, Settings};
+use crate::model::manifest::Manifest;
 use crate::shutdown::{self, SignalThread};
 use crate::telemetry;
 
@@ -16,6 +18,7 @@ const ABOUT: &str = "Text generation with ONNX models as a Kubernetes-native HTT
 enum Action {
     Serve,
     Config,
+    Verify,
 }
 
 /// Parses the command line and does what it says.
@@ -23,10 +26,18 @@ enum Action {
 /// # Errors
 /// Bad usage, or what was asked for failed.
 pub fn run() -> anyhow::Result<()> {
-    let (action, resolved) = parse(std::env::args_os())?;
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let matches = command().get_matches_from(&arguments);
+    if let Some(folder) =
+        matches.subcommand_matches("pack").and_then(|pack| pack.get_one::<PathBuf>("folder"))
+    {
+        return pack(folder);
+    }
+    let (action, resolved) = parse(&arguments, &matches)?;
     match action {
         Action::Serve => serve(resolved.settings),
         Action::Config => print_config(&resolved),
+        Action::Verify => verify(&resolved.settings),
     }
 }
 
@@ -35,18 +46,30 @@ fn command() -> Command {
         Settings::augment_args(Command::new("serve").about("Serve the API (also without a subcommand)"));
     let config =
         Settings::augment_args(Command::new("config").about("Print every setting, its value and its origin"));
+    let verify = Settings::augment_args(
+        Command::new("verify")
+            .about("Check a model: its files against its manifest, then load it and generate a little"),
+    )
+    .arg(folder_argument("The model's folder or graph; any other source is understood too"));
+    let pack = Command::new("pack")
+        .about("Write manifest.json for a model's folder and print its digest")
+        .arg(folder_argument("The folder that holds the model's files"));
     Settings::augment_args(Command::new("inference-gateway").about(ABOUT).version(env!("CARGO_PKG_VERSION")))
         .args_conflicts_with_subcommands(true)
         .subcommand(serve)
         .subcommand(config)
+        .subcommand(verify)
+        .subcommand(pack)
+}
+
+fn folder_argument(help: &'static str) -> Arg {
+    Arg::new("folder").value_name("FOLDER").required(true).value_parser(value_parser!(PathBuf)).help(help)
 }
 
 /// Parses twice: the first time to find the settings file, whose values become the defaults of the second.
-fn parse(arguments: impl Iterator<Item = std::ffi::OsString>) -> anyhow::Result<(Action, Resolved)> {
-    let arguments: Vec<_> = arguments.collect();
+fn parse(arguments: &[std::ffi::OsString], first: &ArgMatches) -> anyhow::Result<(Action, Resolved)> {
     let mut root = command();
-    let matches = root.clone().get_matches_from(&arguments);
-    let (name, settings) = chosen(&matches);
+    let (name, settings) = chosen(first);
     let name = name.map(str::to_owned);
     root = match &name {
         None => config::with_file(root, settings)?,
@@ -56,11 +79,19 @@ fn parse(arguments: impl Iterator<Item = std::ffi::OsString>) -> anyhow::Result<
             root.mut_subcommand(name, |_| subcommand)
         }
     };
-    let matches = root.clone().get_matches_from(&arguments);
+    let matches = root.clone().get_matches_from(arguments);
     let (_, settings) = chosen(&matches);
     let holder = name.as_deref().and_then(|name| root.find_subcommand(name)).unwrap_or(&root);
-    let resolved = Resolved::from_matches(holder, settings)?;
-    let action = if name.as_deref() == Some("config") { Action::Config } else { Action::Serve };
+    let mut resolved = Resolved::from_matches(holder, settings)?;
+    let action = match name.as_deref() {
+        Some("config") => Action::Config,
+        Some("verify") => {
+            let folder = settings.get_one::<PathBuf>("folder").context("clap asks for the folder")?;
+            resolved.settings.model.default_model_path = folder.display().to_string();
+            Action::Verify
+        }
+        _ => Action::Serve,
+    };
     Ok((action, resolved))
 }
 
@@ -79,10 +110,13 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("failed to start the async runtime")?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let listeners = Listeners::bind(&settings).await?;
         app::run(settings, listeners, requests).await
-    })
+    });
+    // Without waiting for a thread that is stuck.
+    runtime.shutdown_background();
+    outcome
 }
 
 fn print_config(resolved: &Resolved) -> anyhow::Result<()> {
@@ -91,5 +125,58 @@ fn print_config(resolved: &Resolved) -> anyhow::Result<()> {
         let config::Shown { name, variable, value, origin } = setting;
         writeln!(out, "{name:<24} {variable:<34} {origin:<12} {value}")?;
     }
+    Ok(())
+}
+
+fn pack(folder: &Path) -> anyhow::Result<()> {
+    let digest = Manifest::of_folder(folder)?.write(folder)?;
+    writeln!(std::io::stdout(), "{digest}")?;
+    Ok(())
+}
+
+fn verify(settings: &Settings) -> anyhow::Result<()> {
+    telemetry::init(&settings.log.log_filter, settings.log.log_format)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the async runtime")?;
+    let report = runtime.block_on(app::verify(settings))?;
+    report.model.engine.stop();
+    print_report(&settings.model.default_model_path, &report)
+}
+
+fn print_report(source: &str, report: &Report) -> anyhow::Result<()> {
+    let Report { manifest, model } = report;
+    let geometry = model.engine.geometry();
+    let cache = match geometry.cache_bytes_per_token {
+        0 => "none: every token computes the whole text anew".to_owned(),
+        bytes if geometry.keeps_prefixes => format!("{bytes} bytes a token, written in place"),
+        bytes => format!("{bytes} bytes a token, copied by every step"),
+    };
+    let manifest = match manifest {
+        Some((digest, files, bytes)) => format!("{digest}, {files} files of {bytes} bytes, all as listed"),
+        None => "none: `inference-gateway pack` writes one".to_owned(),
+    };
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "model       {source}")?;
+    writeln!(out, "manifest    {manifest}")?;
+    writeln!(
+        out,
+        "vocabulary  {} tokens in the graph, {} in the tokenizer",
+        geometry.vocabulary_size,
+        model.tokenizer.vocabulary_size()
+    )?;
+    writeln!(out, "context     {} tokens", geometry.context_tokens)?;
+    writeln!(out, "cache       {cache}")?;
+    writeln!(
+        out,
+        "ends with   token {}",
+        if model.end_tokens.is_empty() {
+            "none: every text runs to its limit".to_owned()
+        } else {
+            model.end_tokens.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        }
+    )?;
+    writeln!(out, "generates   yes")?;
     Ok(())
 }

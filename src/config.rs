@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
+use crate::model::source::{HostPattern, Network};
 use crate::model::spec::{HttpUrl, Source, SourceError};
 use crate::model::{HugePages, ModelName};
 use crate::telemetry::LogFormat;
@@ -148,6 +149,16 @@ pub struct SourceSettings {
     /// Folder of the hub's files; downloads go to its folder `hub`. Default: `$XDG_CACHE_HOME/huggingface`.
     #[arg(long, env = "HF_HOME", value_name = "FOLDER")]
     pub hf_home: Option<PathBuf>,
+    /// The only hosts that models may come from, as `models.example.com,*.example.org`. Default: any. Hosts that these
+    /// settings themselves name are always allowed.
+    #[arg(long, env = "INFERENCE_ALLOWED_HOSTS", value_delimiter = ',', value_name = "HOSTS")]
+    pub allowed_hosts: Vec<HostPattern>,
+    /// Hosts that models may come from without TLS.
+    #[arg(long, env = "INFERENCE_INSECURE_HOSTS", value_delimiter = ',', value_name = "HOSTS")]
+    pub insecure_hosts: Vec<HostPattern>,
+    /// Networks that are not public and that models may come from, as `10.0.0.0/8,fd00::/8`.
+    #[arg(long, env = "INFERENCE_ALLOWED_PRIVATE_NETWORKS", value_delimiter = ',', value_name = "NETWORKS")]
+    pub allowed_private_networks: Vec<Network>,
     /// Largest file that is downloaded, in bytes.
     #[arg(long, env = "INFERENCE_MAX_DOWNLOAD_BYTES", default_value = "68719476736", value_name = "BYTES")]
     pub max_download_bytes: u64,
@@ -310,8 +321,9 @@ impl Resolved {
                 let name = argument.get_long()?;
                 let variable = argument.get_env()?.to_string_lossy().into_owned();
                 let id = argument.get_id().as_str();
-                let given =
-                    matches.get_raw(id).map(|values| values.map(|value| value.to_string_lossy()).collect());
+                let given = matches
+                    .get_raw(id)
+                    .map(|values| values.map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(","));
                 let value = match given {
                     Some(_) if argument.is_hide_env_values_set() => "(set, not shown)".to_owned(),
                     Some(value) => value,

@@ -76,7 +76,9 @@ pub enum ManifestError {
         what: &'static str,
     },
     /// A manifest has no room for folders.
-    #[error("{path} is a folder: a manifest lists the files of one folder; move what is in it beside the others")]
+    #[error(
+        "{path} is a folder: a manifest lists the files of one folder; move what is in it beside the others"
+    )]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -142,7 +144,9 @@ impl Manifest {
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));
         let manifest = Self { files };
-        manifest.check_names().map_err(|message| ManifestError::Invalid { path: folder.to_owned(), message })?;
+        manifest
+            .check_names()
+            .map_err(|message| ManifestError::Invalid { path: folder.to_owned(), message })?;
         Ok(manifest)
     }
 
@@ -187,9 +191,9 @@ impl Manifest {
 
     /// The bytes of `manifest.json`: the same files always give the same bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = serde_json::to_vec_pretty(&self.files).expect("names and numbers are valid JSON");
-        bytes.push(b'\n');
-        bytes
+        let mut text = format!("{:#}", serde_json::json!(self.files));
+        text.push('\n');
+        text.into_bytes()
     }
 
     /// Writes `manifest.json` into `folder`, whole or not at all.
@@ -238,8 +242,15 @@ impl Manifest {
         let mut seen = BTreeSet::new();
         for ManifestFile { name, sha256, .. } in &self.files {
             let separator = |char: char| char.is_control() || matches!(char, '/' | '\\');
-            if name.is_empty() || name.len() > LONGEST_NAME || name.starts_with('.') || name.contains(separator) {
-                return Err(format!("{:?} is not the name of a file in one folder", name.escape_debug().to_string()));
+            if name.is_empty()
+                || name.len() > LONGEST_NAME
+                || name.starts_with('.')
+                || name.contains(separator)
+            {
+                return Err(format!(
+                    "{:?} is not the name of a file in one folder",
+                    name.escape_debug().to_string()
+                ));
             }
             if name == MANIFEST_FILE || !seen.insert(name) {
                 return Err(format!("{name:?} cannot be listed, or is listed twice"));
@@ -310,7 +321,8 @@ fn is_sha256(digits: &str) -> bool {
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits.map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect()
 }
 
 fn storage(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ManifestError + use<> {
@@ -379,7 +391,8 @@ mod tests {
     #[test]
     fn a_strangers_manifest_cannot_name_what_is_outside() {
         let digits = "0".repeat(64);
-        for name in ["../x", "a/b", "/etc/passwd", "", ".", "..", ".hidden", "a\\b", "a\nb", "manifest.json"] {
+        for name in ["../x", "a/b", "/etc/passwd", "", ".", "..", ".hidden", "a\\b", "a\nb", "manifest.json"]
+        {
             let text = serde_json::json!([{"name": name, "size": 1, "sha256": digits}]).to_string();
             assert!(Manifest::parse(text.as_bytes()).is_err(), "{name:?}");
         }

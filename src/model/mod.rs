@@ -8,6 +8,7 @@
 mod budget;
 mod files;
 mod load;
+pub mod manifest;
 mod name;
 pub mod reconcile;
 mod registry;

@@ -45,13 +45,16 @@ pub struct Workshop {
     pub metrics: Arc<Metrics>,
 }
 
-/// A step that failed.
+/// Why a model did not come into service.
 #[derive(Debug, thiserror::Error)]
-enum StepError {
+pub enum AttemptError {
+    /// Its files could not be had.
     #[error("failed to fetch the model")]
     Fetch(#[from] FetchError),
+    /// Its files make no model that answers.
     #[error("failed to load the model")]
     Load(#[from] LoadError),
+    /// Loading panicked.
     #[error("the loading thread was lost")]
     Lost,
 }
@@ -82,7 +85,7 @@ impl Workshop {
                     tracing::info!(model = %model.name, revision, "model ready");
                     return Some(model);
                 }
-                Err(StepError::Fetch(error)) if !error.is_permanent() => {
+                Err(AttemptError::Fetch(error)) if !error.is_permanent() => {
                     let wait = error.retry_after().unwrap_or(pause).max(pause);
                     let reason = chain(&error);
                     tracing::warn!(model = %spec.name, reason, retry_in_seconds = wait.as_secs(), "fetch failed");
@@ -101,8 +104,16 @@ impl Workshop {
         }
     }
 
+    /// Goes through the phases once without publishing: whether the model would come into service.
+    ///
+    /// # Errors
+    /// The first phase that failed.
+    pub async fn try_once(&self, spec: &ModelSpec) -> Result<Arc<LoadedModel>, AttemptError> {
+        self.attempt(spec, &spec.revision()).await
+    }
+
     /// One pass through the phases.
-    async fn attempt(&self, spec: &ModelSpec, revision: &str) -> Result<Arc<LoadedModel>, StepError> {
+    async fn attempt(&self, spec: &ModelSpec, revision: &str) -> Result<Arc<LoadedModel>, AttemptError> {
         let progress = Progress::default();
         self.registry.set_state(&spec.name, ModelState::Fetching, "", Some(&progress));
         let started = Instant::now();
@@ -123,7 +134,7 @@ impl Workshop {
         let (runtime, metrics) = (self.runtime.clone(), Arc::clone(&self.metrics));
         let model = tokio::task::spawn_blocking(move || load::load(&runtime, request, &metrics))
             .await
-            .map_err(|_panicked| StepError::Lost)??;
+            .map_err(|_panicked| AttemptError::Lost)??;
         self.finish_phase(spec, LoadPhase::Load, started);
 
         self.registry.set_state(&spec.name, ModelState::Warming, "", None);

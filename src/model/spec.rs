@@ -120,6 +120,14 @@ impl Source {
         }
     }
 
+    /// The address of a [`Source::Url`].
+    pub fn url(&self) -> Option<&HttpUrl> {
+        match self {
+            Self::Url(url) => Some(url),
+            Self::Path(_) | Self::Hub(_) => None,
+        }
+    }
+
     /// Reads the tokenizer setting: everything [`Source::parse`] takes, and a bare hub id (`owner/repository`, or
     /// `gpt2` for the old repositories without owner). A path that exists wins over a hub id of the same spelling.
     ///
@@ -182,6 +190,11 @@ impl HttpUrl {
         }
         url.set_fragment(None);
         Ok(Self(url))
+    }
+
+    /// The host, as a name or an address.
+    pub fn host(&self) -> Option<&str> {
+        self.0.host_str()
     }
 
     /// The whole address, with its query: for the request line only.

@@ -10,7 +10,7 @@ use crate::harness::project;
 const MAY_USE: [(&str, &[&str]); 14] = [
     ("main", &["cli"]),
     ("lib", &[]),
-    ("cli", &["app", "config", "shutdown", "telemetry"]),
+    ("cli", &["app", "config", "model", "shutdown", "telemetry"]),
     ("app", &["config", "engine", "http", "memory", "metrics", "model", "shutdown"]),
     ("config", &["model", "telemetry"]),
     ("http", &["engine", "generate", "metrics", "model", "openmetrics", "shutdown"]),

@@ -196,3 +196,56 @@ async fn every_log_line_of_a_request_carries_its_id_and_no_prompt() {
     assert!(of_request[1]["duration_ms"].as_f64().unwrap() > 0.0);
     assert!(lines.iter().all(|line| !line.to_string().contains("private")));
 }
+
+/// A copy of a tiny model.
+fn copied(model: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(prepared("tiny").join(model)).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+    }
+    folder
+}
+
+fn verify(folder: &std::path::Path) -> Output {
+    run(gateway().arg("verify").arg(folder).env("ORT_DYLIB_PATH", prepared("lib/libonnxruntime.so")))
+}
+
+#[test]
+fn a_packed_model_verifies_and_a_damaged_one_does_not() {
+    let folder = copied("llama");
+    let unpacked = verify(folder.path());
+    assert!(unpacked.status.success(), "{}", stderr(&unpacked));
+    let text = String::from_utf8_lossy(&unpacked.stdout).into_owned();
+    assert!(text.contains("manifest    none") && text.contains("written in place"), "{text}");
+
+    let packed = run(gateway().arg("pack").arg(folder.path()));
+    let digest = String::from_utf8_lossy(&packed.stdout).trim().to_owned();
+    assert!(packed.status.success() && digest.starts_with("sha256:"), "{}", stderr(&packed));
+    let verified = verify(folder.path());
+    let text = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(verified.status.success() && text.contains(&digest) && text.contains("all as listed"), "{text}");
+
+    // ONNX Runtime would load it.
+    let weights = folder.path().join("model.onnx.data");
+    let damaged = if weights.exists() { weights } else { folder.path().join("model.onnx") };
+    let mut bytes = std::fs::read(&damaged).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&damaged, bytes).unwrap();
+    let refused = verify(folder.path());
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("is not the file that the manifest lists"), "{}", stderr(&refused));
+}
+
+#[test]
+fn verify_says_what_keeps_a_model_from_answering() {
+    let folder = copied("llama");
+    std::fs::write(folder.path().join("model.onnx"), b"<html>not found</html>").unwrap();
+    let refused = verify(folder.path());
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("model.onnx is not a usable ONNX file"), "{}", stderr(&refused));
+    let missing = run(gateway().args(["pack", "/nowhere"]));
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(stderr(&missing).contains("/nowhere"), "{}", stderr(&missing));
+}

@@ -12,7 +12,7 @@ use inference_gateway::engine::ort::{Runtime, RuntimeOptions};
 use inference_gateway::generate::{self, Delta, EndReason, Input};
 use inference_gateway::metrics::Metrics;
 use inference_gateway::model::reconcile::{ModelSpec, Workshop};
-use inference_gateway::model::source::{FetchSettings, Fetcher};
+use inference_gateway::model::source::{FetchSettings, Fetcher, Guard};
 use inference_gateway::model::spec::{HttpUrl, Source};
 use inference_gateway::model::{HugePages, LoadLimits, LoadedModel, MemoryLimits, Registry};
 use inference_gateway::openmetrics::{self, Format};
@@ -25,6 +25,7 @@ const SLOW_STEPS: u64 = 60;
 fn workshop(folder: &std::path::Path) -> Workshop {
     let search = Search { explicit: Some(prepared("lib/libonnxruntime.so")), ..Search::default() };
     let settings = FetchSettings {
+        guard: Guard::default(),
         hub_endpoint: HttpUrl::parse("https://huggingface.co").unwrap(),
         hub_token: None,
         hub_cache: folder.to_owned(),

@@ -109,9 +109,13 @@ impl Backend for InPlace {
 
         let inputs = batch.inputs;
         self.input_ids.fill(rows, width, |row, column| id(inputs[row].tokens[column]));
-        let mask_width =
-            if width == 1 { longest.next_multiple_of(MASK_STEP).min(self.geometry.context_tokens) } else { longest };
-        self.attention_mask.fill(rows, mask_width, |row, column| i64::from(column < inputs[row].past + width));
+        let mask_width = if width == 1 {
+            longest.next_multiple_of(MASK_STEP).min(self.geometry.context_tokens)
+        } else {
+            longest
+        };
+        self.attention_mask
+            .fill(rows, mask_width, |row, column| i64::from(column < inputs[row].past + width));
         let input_ids = self.input_ids.tensor([rows, width])?;
         let attention_mask = self.attention_mask.tensor([rows, mask_width])?;
         let mut call = Call::default();

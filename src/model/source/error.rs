@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
+use super::guard::Refusal;
 use crate::model::spec::SourceError;
 
 /// Why the files of a source could not be had.
@@ -46,6 +47,14 @@ pub enum FetchError {
         hint: &'static str,
         /// How long the server asks us to stay away.
         retry_after: Option<Duration>,
+    },
+    /// The guard does not let us go there.
+    #[error("failed to fetch {url}: {refusal}")]
+    HostNotAllowed {
+        /// Address without its query.
+        url: String,
+        /// Why, and what would allow it.
+        refusal: Refusal,
     },
     /// No connection, or a broken one: name resolution, connect, TLS, protocol.
     #[error("failed to fetch {url}: the connection failed after {received_bytes} bytes")]
@@ -132,6 +141,7 @@ impl FetchError {
             Self::Source(_)
             | Self::Token
             | Self::NotFound { .. }
+            | Self::HostNotAllowed { .. }
             | Self::TooLarge { .. }
             | Self::Digest { .. }
             | Self::Redirect { .. } => true,
@@ -153,6 +163,7 @@ impl FetchError {
             | Self::Token
             | Self::Client(_)
             | Self::NotFound { .. }
+            | Self::HostNotAllowed { .. }
             | Self::Connection { .. }
             | Self::Stalled { .. }
             | Self::Truncated { .. }
@@ -169,6 +180,7 @@ impl FetchError {
         match self {
             Self::Source(_) | Self::NotFound { .. } => "SourceNotFound",
             Self::Token => "SourceForbidden",
+            Self::HostNotAllowed { .. } => "HostNotAllowed",
             Self::Status { status, .. } => match *status {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "SourceForbidden",
                 status if is_passing(status) => "SourceUnreachable",

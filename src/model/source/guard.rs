@@ -155,7 +155,7 @@ impl std::str::FromStr for HostPattern {
         let text = text.trim();
         let (name, below) = text.strip_prefix("*.").map_or((text, false), |name| (name, true));
         let host = Host::parse(name).map_err(|_unusable| InvalidHostPattern(text.to_owned()))?;
-        if below && !matches!(host, Host::Domain(_)) {
+        if name.contains('*') || below && !matches!(host, Host::Domain(_)) {
             return Err(InvalidHostPattern(text.to_owned()));
         }
         Ok(Self { name: host.to_string(), below })
@@ -234,10 +234,33 @@ mod tests {
     fn addresses_of_our_own_network_are_refused_in_every_spelling() {
         let check = guard(GuardRules::default());
         for host in [
-            "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "10.1.2.3", "172.16.0.1",
-            "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "192.0.0.8",
-            "198.18.0.1", "203.0.113.9", "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]",
-            "[2002:7f00:1::]", "[fc00::1]", "[fe80::1]", "[fec0::1]", "[ff02::1]", "[fd00:ec2::254]",
+            "127.0.0.1",
+            "127.1",
+            "2130706433",
+            "0x7f000001",
+            "0177.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "192.0.0.8",
+            "198.18.0.1",
+            "203.0.113.9",
+            "[::1]",
+            "[::]",
+            "[::ffff:127.0.0.1]",
+            "[::127.0.0.1]",
+            "[64:ff9b::7f00:1]",
+            "[2002:7f00:1::]",
+            "[fc00::1]",
+            "[fe80::1]",
+            "[fec0::1]",
+            "[ff02::1]",
+            "[fd00:ec2::254]",
         ] {
             let refusal = check(&format!("https://{host}/model.onnx")).unwrap_err();
             assert!(matches!(refusal, Refusal::Private { .. }), "{host}: {refusal}");
@@ -249,7 +272,8 @@ mod tests {
 
     #[test]
     fn rules_open_what_they_name_and_nothing_else() {
-        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<HostPattern>>();
+        let parse =
+            |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<HostPattern>>();
         let check = guard(GuardRules {
             allowed_hosts: parse(&["models.example.com", "*.trusted.org", "10.0.0.7"]),
             insecure_hosts: parse(&["10.0.0.7"]),
@@ -257,16 +281,25 @@ mod tests {
             trusted_hosts: BTreeSet::from(["localhost".to_owned()]),
         });
         for url in [
-            "https://models.example.com/a", "https://MODELS.example.com/a", "https://a.b.trusted.org/a",
-            "https://10.0.0.7/a", "http://10.0.0.7/a", "http://localhost:9/a",
+            "https://models.example.com/a",
+            "https://MODELS.example.com/a",
+            "https://a.b.trusted.org/a",
+            "https://10.0.0.7/a",
+            "http://10.0.0.7/a",
+            "http://localhost:9/a",
         ] {
             assert_eq!(check(url), Ok(()), "{url}");
         }
-        for url in ["https://trusted.org/", "https://eviltrusted.org/", "https://example.com/", "https://10.0.0.3/"] {
+        for url in
+            ["https://trusted.org/", "https://eviltrusted.org/", "https://example.com/", "https://10.0.0.3/"]
+        {
             assert!(matches!(check(url), Err(Refusal::Host(_))), "{url}");
         }
         assert!(matches!(check("http://models.example.com/"), Err(Refusal::Insecure(_))));
-        let unnamed = guard(GuardRules { private_networks: vec!["10.0.0.0/29".parse().unwrap()], ..GuardRules::default() });
+        let unnamed = guard(GuardRules {
+            private_networks: vec!["10.0.0.0/29".parse().unwrap()],
+            ..GuardRules::default()
+        });
         assert_eq!(unnamed("https://10.0.0.6/"), Ok(()));
         assert!(matches!(unnamed("https://10.0.0.9/"), Err(Refusal::Private { .. })));
     }
@@ -286,7 +319,8 @@ mod tests {
             panic!("localhost was resolved");
         };
         assert!(error.downcast_ref::<Refusal>().is_some(), "{error}");
-        let trusted = GuardRules { trusted_hosts: BTreeSet::from(["localhost".to_owned()]), ..GuardRules::default() };
+        let trusted =
+            GuardRules { trusted_hosts: BTreeSet::from(["localhost".to_owned()]), ..GuardRules::default() };
         assert!(resolve(trusted).await.is_ok_and(|mut found| found.next().is_some()));
     }
 }

@@ -5,7 +5,8 @@
 //! download.rs, hub.rs ─▶ Http::get (follows redirects) ─▶ Http::send (one hop) ─▶ reqwest
 //! ```
 //!
-//! Every remote source goes through here; a guard on hosts and addresses belongs into [`Http::send`].
+//! Every remote source goes through here, so [`Http::send`] asks the guard before each request, and the client resolves
+//! names through it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use url::Url;
 
 use super::FetchSettings;
 use super::error::FetchError;
+use super::guard::Refusal;
 use crate::model::spec::without_query;
 
 /// Browsers allow 20; no hub or object store needs more than three.
@@ -74,6 +76,10 @@ impl Http {
         url: &Url,
         headers: &HeaderMap,
     ) -> Result<Response, FetchError> {
+        self.settings
+            .guard
+            .check(url)
+            .map_err(|refusal| FetchError::HostNotAllowed { url: without_query(url), refusal })?;
         let client = self.client.get_or_try_init(|| async { build_client(&self.settings) }).await?;
         let mut request = client
             .request(method, url.clone())
@@ -192,6 +198,7 @@ fn build_client(settings: &FetchSettings) -> Result<Client, FetchError> {
         .connect_timeout(settings.connect_timeout)
         .redirect(redirect::Policy::none())
         .referer(false)
+        .dns_resolver(Arc::new(settings.guard.clone()))
         .user_agent(concat!("inference-gateway/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(FetchError::Client)
@@ -236,6 +243,13 @@ pub(super) fn error_code(response: &Response) -> Option<&str> {
 
 /// An error of the client, without the address that reqwest adds: its query may be a signature.
 fn connection_failed(url: &Url, received_bytes: u64, error: reqwest::Error) -> FetchError {
+    let mut cause = std::error::Error::source(&error);
+    while let Some(inner) = cause {
+        if let Some(refusal) = inner.downcast_ref::<Refusal>() {
+            return FetchError::HostNotAllowed { url: without_query(url), refusal: refusal.clone() };
+        }
+        cause = inner.source();
+    }
     FetchError::Connection { url: without_query(url), received_bytes, source: error.without_url() }
 }
 

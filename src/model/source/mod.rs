@@ -15,6 +15,7 @@
 mod download;
 mod error;
 mod file;
+mod guard;
 mod http;
 mod hub;
 mod hub_cache;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::error::FetchError;
+pub use self::guard::{Guard, GuardRules, HostPattern, InvalidHostPattern, Network, Refusal};
 use self::http::Http;
 pub use self::http::HubToken;
 pub use self::progress::{Progress, ProgressReading};
@@ -67,6 +69,8 @@ pub struct FetchSettings {
     pub hub_token: Option<HubToken>,
     /// The hub's own cache (`$HF_HOME/hub`), in the layout that its Python library uses.
     pub hub_cache: PathBuf,
+    /// Which hosts may be reached.
+    pub guard: Guard,
     /// Where files of `http(s)` sources are kept.
     pub download_cache: PathBuf,
     /// Longest time for name resolution, connect and TLS together.

@@ -9,7 +9,7 @@ use url::Url;
 use super::super::HubToken;
 use super::super::http::follow_location;
 use super::server::{Page, Server, Trick};
-use super::{FetchError, Place, TOKEN, bytes, read};
+use super::{FetchError, Guard, GuardRules, Place, TOKEN, bytes, read};
 
 /// The log lines of one test.
 #[derive(Clone, Default)]
@@ -158,4 +158,33 @@ fn a_token_is_trimmed_and_checked_once() {
     for text in ["", " \n", "a\nb", "a\0b"] {
         assert!(matches!(HubToken::parse(text), Err(FetchError::Token)), "{text:?}");
     }
+}
+
+#[tokio::test]
+async fn our_own_network_is_not_reached_by_address_by_name_or_by_redirect() {
+    let (public, inner) = (Server::start().await, Server::start().await);
+    inner.put("/model.onnx", Page::file(b"secret", "v"));
+    // The first server stands for one on the internet; `localhost` for a name that leads inside.
+    let by_name = inner.url("/model.onnx").replace("127.0.0.1", "localhost");
+    public.put("/model.onnx", Page::redirect(&by_name));
+    let mut place = Place::without_hub();
+    place.settings.guard = Guard::new(GuardRules {
+        insecure_hosts: vec!["localhost".parse().unwrap(), "127.0.0.1".parse().unwrap()],
+        trusted_hosts: std::iter::once("127.0.0.1".to_owned()).collect(),
+        ..GuardRules::default()
+    });
+    for url in [by_name.as_str(), &public.url("/model.onnx")] {
+        let error = place.graph(url).await.unwrap_err();
+        assert_eq!(error.label(), "HostNotAllowed", "{error}");
+        assert!(
+            error.is_permanent() && error.to_string().contains("INFERENCE_ALLOWED_PRIVATE_NETWORKS"),
+            "{error}"
+        );
+    }
+    place.settings.guard = Guard::default();
+    for url in [inner.url("/model.onnx"), inner.url("/model.onnx").replace("http://", "https://")] {
+        let error = place.graph(&url).await.unwrap_err();
+        assert_eq!(error.label(), "HostNotAllowed", "{error}");
+    }
+    assert!(inner.seen().is_empty(), "a connection was made");
 }
