@@ -164,7 +164,9 @@ class Bench:
         command = [self.peers.python, script, self.peers.genai_model, "--threads", self.threads]
         return self._keep(Worker(command))
 
-    def gateway(self, rows: int, context_tokens: int = 2048, draft_tokens: int = 0) -> Server:
+    def gateway(
+        self, rows: int, context_tokens: int = 2048, draft_tokens: int = 0, spinning: bool = True
+    ) -> Server:
         """The gateway."""
         command = [
             self.programs["gateway"],
@@ -176,6 +178,7 @@ class Bench:
             f"--max-batch-size={rows}",
             f"--context-length={context_tokens}",
             f"--speculative-tokens={draft_tokens}",
+            f"--spinning={str(spinning).lower()}",
             "--log-filter=warn",
         ]
         return self._keep(Server(command, "native", "/readyz", self.programs["load_client"]))

@@ -3,7 +3,7 @@
 
     suite.py [--only PART,…] [--skip PART,…] [--pairs N]
 
-Parts: throughput, first-token, gaps, prefix, drafts, workload, resources, fidelity. A whole run with at least 7
+Parts: throughput, first-token, gaps, prefix, drafts, workload, spinning, resources, fidelity. A whole run with at least 7
 pairs writes BENCHMARKS.md; any other only prints. Nobody else should use the machine meanwhile.
 """
 
@@ -20,7 +20,7 @@ import peers
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MODEL = CHECKOUT / "prepared/models/smollm2-135m-instruct-w8a8"
-PARTS = ("throughput", "first-token", "gaps", "prefix", "drafts", "workload", "resources", "fidelity")
+PARTS = ("throughput", "first-token", "gaps", "prefix", "drafts", "workload", "spinning", "resources", "fidelity")
 LEAST_PAIRS = 7
 BUSY_LOAD = 0.5
 
@@ -54,6 +54,7 @@ def run_parts(arguments: argparse.Namespace, ready: peers.Peers) -> None:
     import latency
     import machine
     import resources
+    import spinning
     import throughput
     import workload
     from engines import Bench
@@ -65,6 +66,7 @@ def run_parts(arguments: argparse.Namespace, ready: peers.Peers) -> None:
         "prefix": latency.measure_prefix,
         "drafts": drafts.measure,
         "workload": workload.measure,
+        "spinning": spinning.measure,
         "resources": resources.measure,
         "fidelity": fidelity.measure,
     }

@@ -26,7 +26,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
 
 /// Parts of a module that nobody outside it may name, except those listed.
 const INTERNAL: [(&str, &[&str]); 2] =
-    [("engine::ort", &["app", "model"]), ("model::source", &["app", "http"])];
+    [("engine::ort", &["app", "model"]), ("model::source", &["app", "config", "http"])];
 
 /// Crates and the only places that may name them.
 const OWNERS: [(&str, &[&str]); 8] = [

@@ -9,7 +9,7 @@
 //! names through it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER,
@@ -253,10 +253,14 @@ fn connection_failed(url: &Url, received_bytes: u64, error: reqwest::Error) -> F
     FetchError::Connection { url: without_query(url), received_bytes, source: error.without_url() }
 }
 
-/// `Retry-After` in its form of seconds; the form of a date is not read.
+/// `Retry-After` in either of its forms: seconds, or a date; a date that has passed asks for nothing.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds).min(MAXIMUM_RETRY_AFTER))
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let asked = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_no_number) => httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok()?,
+    };
+    Some(asked.min(MAXIMUM_RETRY_AFTER))
 }
 
 /// The token of the hub. Prints as `HubToken(…)`, never as itself.
@@ -286,5 +290,22 @@ impl HubToken {
 impl std::fmt::Debug for HubToken {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("HubToken(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_that_a_server_asks_for_is_read_in_both_forms() {
+        let asked = |text: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]));
+        assert_eq!(asked("7"), Some(Duration::from_secs(7)));
+        assert_eq!(asked("999999"), Some(MAXIMUM_RETRY_AFTER));
+        let soon = httpdate::fmt_http_date(SystemTime::now() + Duration::from_mins(2));
+        assert!(asked(&soon).is_some_and(|wait| (100..=120).contains(&wait.as_secs())));
+        for text in ["Wed, 21 Oct 2015 07:28:00 GMT", "soon", "-1", ""] {
+            assert_eq!(asked(text), None, "{text}");
+        }
     }
 }
