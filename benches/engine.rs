@@ -2,7 +2,7 @@
 //! alternate with those of other engines.
 //!
 //! ```sh
-//! cargo bench --bench engine -- --model prepared/models/smollm2-135m-instruct-int8
+//! cargo bench --bench engine -- --model prepared/models/smollm2-135m-instruct-w8a8
 //! ```
 //!
 //! Loads the model once and prints `{"ready": true}`. Then, for each JSON line on standard input
