@@ -10,6 +10,7 @@ mod files;
 mod load;
 pub mod manifest;
 mod name;
+mod reason;
 pub mod reconcile;
 mod registry;
 pub mod source;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 pub use budget::{HugePages, MemoryLimits};
 pub use load::{LoadError, LoadLimits};
 pub use name::{InvalidModelName, ModelName};
+pub use reason::Reason;
 pub use registry::{ModelState, Registry, Status, Unavailable};
 
 use crate::engine::{Engine, TokenId};

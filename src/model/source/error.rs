@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::StatusCode;
 
 use super::guard::Refusal;
+use crate::model::Reason;
 use crate::model::spec::SourceError;
 
 /// Why the files of a source could not be had.
@@ -176,28 +177,28 @@ impl FetchError {
     }
 
     /// The reason as status and metrics spell it.
-    pub fn label(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Source(_) | Self::NotFound { .. } => "SourceNotFound",
-            Self::Token => "SourceForbidden",
-            Self::HostNotAllowed { .. } => "HostNotAllowed",
+            Self::Source(_) | Self::NotFound { .. } => Reason::SourceNotFound,
+            Self::Token => Reason::SourceForbidden,
+            Self::HostNotAllowed { .. } => Reason::HostNotAllowed,
             Self::Status { status, .. } => match *status {
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "SourceForbidden",
-                status if is_passing(status) => "SourceUnreachable",
-                _ => "SourceNotFound",
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Reason::SourceForbidden,
+                status if is_passing(status) => Reason::SourceUnreachable,
+                _ => Reason::SourceNotFound,
             },
             Self::Client(_)
             | Self::Connection { .. }
             | Self::Stalled { .. }
             | Self::Redirect { .. }
-            | Self::Response { .. } => "SourceUnreachable",
-            Self::Truncated { .. } => "TruncatedDownload",
-            Self::TooLarge { .. } => "ArtifactTooLarge",
-            Self::Digest { .. } => "DigestMismatch",
+            | Self::Response { .. } => Reason::SourceUnreachable,
+            Self::Truncated { .. } => Reason::TruncatedDownload,
+            Self::TooLarge { .. } => Reason::ArtifactTooLarge,
+            Self::Digest { .. } => Reason::DigestMismatch,
             Self::Storage { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "DiskFull",
-                io::ErrorKind::NotFound => "SourceNotFound",
-                _ => "CacheUnusable",
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::DiskFull,
+                io::ErrorKind::NotFound => Reason::SourceNotFound,
+                _ => Reason::CacheUnusable,
             },
         }
     }

@@ -164,7 +164,7 @@ async fn silence_and_single_bytes_end_the_attempt() {
         place.settings.stall_timeout = Duration::from_millis(200);
         let error = place.graph(&server.url(MODEL)).await.unwrap_err();
         assert!(matches!(error, FetchError::Stalled { .. }), "{error:?}");
-        assert_eq!((error.is_permanent(), error.label()), (false, "SourceUnreachable"));
+        assert_eq!((error.is_permanent(), error.reason().label()), (false, "SourceUnreachable"));
         assert_eq!(place.final_files(), Vec::<String>::new());
     }
 }
@@ -191,7 +191,7 @@ async fn refusals_are_permanent_and_say_what_to_do() {
         let (server, place, _) = setup([Trick::Status(status, "")]).await;
         let error = place.graph(&server.url(MODEL)).await.unwrap_err();
         assert!(error.is_permanent(), "{error}");
-        assert_eq!(error.label(), label);
+        assert_eq!(error.reason().label(), label);
         assert!(error.to_string().contains(&server.url(MODEL)), "{error}");
         assert_eq!(place.all_files(), Vec::<String>::new());
     }

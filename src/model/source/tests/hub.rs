@@ -98,7 +98,7 @@ async fn wrong_bytes_are_fetched_once_more_and_then_refused() {
     store.play([Trick::Corrupt, Trick::Corrupt]);
     let error = place.graph("hf://o/r").await.unwrap_err();
     assert!(matches!(error, FetchError::Digest { .. }) && error.is_permanent(), "{error:?}");
-    assert_eq!((error.label(), store.downloads().len()), ("DigestMismatch", 2));
+    assert_eq!((error.reason().label(), store.downloads().len()), ("DigestMismatch", 2));
     assert_eq!(place.all_files(), Vec::<String>::new(), "the wrong bytes are gone");
     store.play([Trick::Corrupt]);
     assert_eq!(read(&place.graph("hf://o/r").await.unwrap()), body, "one bad transfer is forgiven");

@@ -54,7 +54,7 @@ async fn what_we_fetched_is_served_after_the_hub_has_gone() {
 async fn nothing_cached_and_no_hub_is_an_error_that_passes() {
     let error = Place::without_hub().graph("hf://o/r").await.unwrap_err();
     assert!(!error.is_permanent());
-    assert_eq!(error.label(), "SourceUnreachable");
+    assert_eq!(error.reason().label(), "SourceUnreachable");
     assert!(std::error::Error::source(&error).is_some(), "{error:?}");
 }
 

@@ -42,7 +42,7 @@ async fn a_path_that_is_missing_or_no_graph_is_named() {
     let missing = place.graph(file.to_str().unwrap()).await.unwrap_err();
     assert!(missing.to_string().contains("model.bin"), "{missing}");
     assert_eq!(
-        (missing.label(), missing.is_permanent()),
+        (missing.reason().label(), missing.is_permanent()),
         ("SourceNotFound", false),
         "a volume may come later"
     );

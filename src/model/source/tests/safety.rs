@@ -175,7 +175,7 @@ async fn our_own_network_is_not_reached_by_address_by_name_or_by_redirect() {
     });
     for url in [by_name.as_str(), &public.url("/model.onnx")] {
         let error = place.graph(url).await.unwrap_err();
-        assert_eq!(error.label(), "HostNotAllowed", "{error}");
+        assert_eq!(error.reason().label(), "HostNotAllowed", "{error}");
         assert!(
             error.is_permanent() && error.to_string().contains("INFERENCE_ALLOWED_PRIVATE_NETWORKS"),
             "{error}"
@@ -184,7 +184,7 @@ async fn our_own_network_is_not_reached_by_address_by_name_or_by_redirect() {
     place.settings.guard = Guard::default();
     for url in [inner.url("/model.onnx"), inner.url("/model.onnx").replace("http://", "https://")] {
         let error = place.graph(&url).await.unwrap_err();
-        assert_eq!(error.label(), "HostNotAllowed", "{error}");
+        assert_eq!(error.reason().label(), "HostNotAllowed", "{error}");
     }
     assert!(inner.seen().is_empty(), "a connection was made");
 }
