@@ -13,6 +13,7 @@ mod backend;
 mod fake;
 mod lookup;
 pub mod ort;
+mod places;
 mod prefix;
 mod pulse;
 mod request;
@@ -28,15 +29,17 @@ use std::sync::mpsc as std_mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
 pub use backend::{Backend, BackendError, Batch, Feeding, Geometry, Input, Wanted};
+pub use places::Place;
 pub use pulse::RunningStep;
 pub use request::{EngineError, Event, Finish, Finished, Request, Sampling, TokenId, TokenLogprobs};
 pub use sampler::{Pick, SampleError, Sampler, Scratch};
 pub use turns::Turns;
 
 use crate::metrics::ModelMetrics;
+use places::Places;
 use pulse::Pulse;
 use sequence::Sequence;
 use worker::{Message, Worker};
@@ -74,8 +77,7 @@ pub struct Engine {
 
 struct Inner {
     mailbox: std_mpsc::Sender<Message>,
-    places: Arc<Semaphore>,
-    total_places: usize,
+    places: Arc<Places>,
     geometry: Geometry,
     cache_tokens: usize,
     /// Whether tokens are drafted for sequences that decode alone.
@@ -84,9 +86,6 @@ struct Inner {
     alive: watch::Receiver<bool>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
-
-/// A place in the engine, taken before the work of preparing a request begins; given back on drop.
-pub struct Place(OwnedSemaphorePermit);
 
 /// The tokens of one request as they are picked. Dropping it cancels the request.
 pub struct TokenStream {
@@ -105,7 +104,6 @@ impl Engine {
         shared: Shared,
     ) -> std::io::Result<Self> {
         let geometry = backend.geometry();
-        let total_places = geometry.rows + limits.queue;
         let (mailbox, messages) = std_mpsc::channel();
         let (alive_sender, alive) = watch::channel(true);
         let pulse = Arc::new(Pulse::new());
@@ -118,8 +116,7 @@ impl Engine {
         Ok(Self {
             inner: Arc::new(Inner {
                 mailbox,
-                places: Arc::new(Semaphore::new(total_places)),
-                total_places,
+                places: Places::new(geometry.rows + limits.queue),
                 geometry,
                 cache_tokens: limits.cache_tokens,
                 drafts: geometry.verifies_drafts && limits.draft_tokens > 0,
@@ -153,10 +150,16 @@ impl Engine {
         if !*self.inner.alive.borrow() {
             return Err(EngineError::Stopped);
         }
-        match Arc::clone(&self.inner.places).try_acquire_owned() {
-            Ok(permit) => Ok(Place(permit)),
-            Err(_full) => Err(EngineError::Overloaded { running: self.inner.total_places }),
-        }
+        self.inner.places.take().map_err(|running| EngineError::Overloaded { running })
+    }
+
+    /// Changes, while it runs, how many sequences are generated at once and how many requests may wait. What has begun is
+    /// not touched. There are never more rows than the engine was started with.
+    pub fn set_limits(&self, rows: usize, queue: usize) {
+        let rows = rows.clamp(1, self.inner.geometry.rows);
+        self.inner.places.set_total(rows + queue);
+        // A worker that is gone runs nothing.
+        drop(self.inner.mailbox.send(Message::Rows(rows)));
     }
 
     /// Hands a request to the worker.
@@ -173,7 +176,7 @@ impl Engine {
         );
         self.check(&request)?;
         let (sender, events) = mpsc::channel(request.max_tokens + 1);
-        let sequence = Sequence::new(request, sender, place.0, self.inner.drafts);
+        let sequence = Sequence::new(request, sender, place, self.inner.drafts);
         self.inner.mailbox.send(Message::Run(Box::new(sequence))).map_err(|_gone| EngineError::Stopped)?;
         Ok(TokenStream { events })
     }
@@ -201,12 +204,19 @@ impl Engine {
         }
     }
 
-    /// Ends the engine: everything in it fails with [`EngineError::ShuttingDown`]; waits for the thread.
+    /// Ends what the engine is doing: everything in it fails with `error`, and so does what is submitted later. Returns at
+    /// once; the thread ends after its current step.
+    pub fn end(&self, error: EngineError) {
+        // A worker that is gone already needs no message.
+        drop(self.inner.mailbox.send(Message::Stop(error)));
+    }
+
+    /// Ends the engine: everything in it fails with [`EngineError::ShuttingDown`]; waits for the thread, which gives the
+    /// memory of the model back.
     ///
     /// Blocking: call it off the async threads.
     pub fn stop(&self) {
-        // A worker that is gone already needs no message.
-        drop(self.inner.mailbox.send(Message::Stop));
+        self.end(EngineError::ShuttingDown);
         let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
             && thread.join().is_err()

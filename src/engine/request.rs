@@ -165,6 +165,9 @@ pub enum EngineError {
     /// The model run failed, or gave numbers that are not a distribution.
     #[error("the model run failed: {0}")]
     Run(String),
+    /// Another revision of the model has taken its place, and the time for requests of this one has passed.
+    #[error("the model was replaced while the request ran, and its time to end has passed")]
+    Replaced,
     /// The engine is stopping and does not finish what it has.
     #[error("the engine is shutting down")]
     ShuttingDown,

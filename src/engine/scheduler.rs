@@ -69,6 +69,11 @@ impl Scheduler {
         Self { waiting: VecDeque::new(), prefilling: None, decoding: Vec::with_capacity(bounds.rows), bounds }
     }
 
+    /// Changes how many sequences are in rows at once; those that are in one stay.
+    pub(super) fn set_rows(&mut self, rows: usize) {
+        self.bounds.rows = rows;
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.running() == 0
     }
@@ -104,7 +109,7 @@ impl Scheduler {
     pub(super) fn admit(&mut self) -> Option<&mut Sequence> {
         let first = self.waiting.front()?;
         let fits = self.reserved_tokens() + first.reserved_tokens() <= self.bounds.cache_tokens;
-        if self.prefilling.is_some() || self.decoding.len() == self.bounds.rows || !fits {
+        if self.prefilling.is_some() || self.decoding.len() >= self.bounds.rows || !fits {
             return None;
         }
         self.prefilling = self.waiting.pop_front();

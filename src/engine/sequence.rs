@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::lookup::Lookup;
+use super::places::Place;
 use super::prefix::Key;
 use super::request::{EngineError, Event, Finish, Finished, Request, TokenId, TokenLogprobs};
 use super::sampler::Sampler;
@@ -26,7 +27,7 @@ pub(super) struct Sequence {
     lookup: Option<Lookup>,
     stream: mpsc::Sender<Result<Event, EngineError>>,
     /// The place in the engine; returned when the sequence is dropped, however it ends.
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     submitted: Instant,
     admitted: Option<Instant>,
     first_token: Option<Instant>,
@@ -36,7 +37,7 @@ impl Sequence {
     pub(super) fn new(
         request: Request,
         stream: mpsc::Sender<Result<Event, EngineError>>,
-        place: OwnedSemaphorePermit,
+        place: Place,
         drafts: bool,
     ) -> Self {
         let sampler = Sampler::new(&request.sampling, &request.prompt);

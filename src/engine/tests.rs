@@ -182,7 +182,7 @@ async fn a_dropped_stream_leaves_the_queue_and_the_middle_of_a_prompt() {
     drop(queued);
     drop(prompt);
     drop(gate);
-    wait_until(|| engine.reserve().is_ok() && engine.inner.places.available_permits() == 2).await;
+    wait_until(|| engine.reserve().is_ok() && engine.inner.places.taken() == 0).await;
     assert!(record.lock().unwrap().chunks.len() < 10, "a prompt that nobody waits for was fed on");
 }
 
@@ -238,7 +238,7 @@ async fn stopping_fails_what_is_left_and_later_requests() {
     let waiting = submit(&engine, request(&[2], 40));
     open(&gate, 3);
     // In the mailbox before the gate opens, so that nothing can end by itself first.
-    engine.inner.mailbox.send(worker::Message::Stop).unwrap();
+    engine.inner.mailbox.send(worker::Message::Stop(EngineError::ShuttingDown)).unwrap();
     drop(gate);
     engine.stop();
     for stream in [running, waiting] {
@@ -398,7 +398,7 @@ proptest! {
                     }
                 }
             }
-            wait_until(|| engine.inner.places.available_permits() == engine.inner.total_places).await;
+            wait_until(|| engine.inner.places.taken() == 0).await;
         });
         engine.stop();
         prop_assert!(record.lock().unwrap().most_cached <= cache_tokens, "more memory was used than there is");

@@ -23,8 +23,10 @@ const CHUNKS_ALONE: usize = 4;
 pub(super) enum Message {
     /// A sequence to run.
     Run(Box<Sequence>),
-    /// Fail everything and end.
-    Stop,
+    /// Run so many sequences at once.
+    Rows(usize),
+    /// Fail everything with this and end.
+    Stop(EngineError),
 }
 
 /// State of the engine thread.
@@ -46,10 +48,9 @@ pub(super) struct Worker {
 }
 
 /// Whether the loop goes on.
-#[derive(PartialEq)]
 enum Mail {
     Work,
-    End,
+    End(EngineError),
 }
 
 impl Worker {
@@ -90,7 +91,10 @@ impl Worker {
     pub(super) fn run(mut self) {
         let turns = Arc::clone(&self.shared.turns);
         let mut asked = None;
-        while self.take_mail() == Mail::Work {
+        let error = loop {
+            if let Mail::End(error) = self.take_mail() {
+                break error;
+            }
             self.drop_unwanted();
             self.admit();
             let plan = self.scheduler.plan();
@@ -114,12 +118,22 @@ impl Worker {
             drop(turn);
             self.metrics().step(plan.decode, started.elapsed());
             self.tell_load();
-        }
+        };
         drop(asked);
         for sequence in self.scheduler.drain() {
-            sequence.fail(EngineError::ShuttingDown);
+            sequence.fail(error.clone());
         }
+        self.fail_late(&error);
         self.tell_load();
+    }
+
+    /// Fails what was submitted while the engine ended.
+    fn fail_late(&self, error: &EngineError) {
+        for message in self.mailbox.try_iter() {
+            if let Message::Run(sequence) = message {
+                sequence.fail(error.clone());
+            }
+        }
     }
 
     /// Takes what has arrived; waits only when there is nothing to do.
@@ -132,9 +146,12 @@ impl Worker {
             };
             match message {
                 Ok(Message::Run(sequence)) => self.scheduler.push(*sequence),
-                Ok(Message::Stop) => return Mail::End,
+                Ok(Message::Rows(rows)) => self.scheduler.set_rows(rows),
+                Ok(Message::Stop(error)) => return Mail::End(error),
                 // All handles are gone: finish what streams still wait for.
-                Err(TryRecvError::Disconnected) if self.scheduler.is_empty() => return Mail::End,
+                Err(TryRecvError::Disconnected) if self.scheduler.is_empty() => {
+                    return Mail::End(EngineError::Stopped);
+                }
                 Err(TryRecvError::Empty | TryRecvError::Disconnected) => return Mail::Work,
             }
         }

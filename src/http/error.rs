@@ -126,6 +126,9 @@ impl From<EngineError> for ApiError {
             EngineError::Run(_) => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "inference_failed", "the model run failed")
             }
+            EngineError::Replaced => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_replaced", message).retry_after(1)
+            }
             EngineError::ShuttingDown => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", message).retry_after(1)
             }

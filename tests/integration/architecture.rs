@@ -35,7 +35,7 @@ const OWNERS: [(&str, &[&str]); 8] = [
     ("tokenizers", &["text/"]),
     ("reqwest", &["model/source/"]),
     ("clap", &["cli.rs", "config.rs", "telemetry.rs"]),
-    ("prometheus", &["metrics.rs", "openmetrics"]),
+    ("prometheus", &["metrics", "openmetrics"]),
     ("anyhow", &["main.rs", "cli.rs", "app.rs"]),
     ("signal_hook", &["shutdown.rs"]),
 ];

@@ -1,11 +1,10 @@
 //! The policy's promises under any schedule: order of arrival, bounds, progress, contiguous rows.
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::*;
+use crate::engine::places::Places;
 use crate::engine::request::{Request, Sampling};
 
 const BOUNDS: Bounds = Bounds { rows: 3, cache_tokens: 40, chunk_tokens: 4, chunks_alone: 2 };
@@ -46,7 +45,7 @@ fn sequence(number: u32, prompt_tokens: usize, max_tokens: usize) -> Sequence {
         logprobs: None,
         deadline: None,
     };
-    let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+    let place = Places::new(1).take().unwrap();
     Sequence::new(request, mpsc::channel(max_tokens + 1).0, place, false)
 }
 
