@@ -18,11 +18,14 @@ use crate::http::{self, Api, CountedListener, HttpLimits};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::model::manifest::{Digest, Manifest};
-use crate::model::reconcile::{ModelSpec, Workshop};
 use crate::model::source::{FetchSettings, Fetcher, Guard, GuardRules, HubToken};
 use crate::model::spec::{HttpUrl, Source};
-use crate::model::{LoadLimits, LoadedModel, MemoryLimits, Registry, RunningStep};
-use crate::shutdown::{Phase, StopRequests, Tasks};
+use crate::model::{
+    Defaults, Desired, Fleet, LiveLimits, LoadLimits, LoadedModel, MemoryLimits, Registry, RunningStep,
+    StateFolder, Target, Workshop,
+};
+use crate::models_file::{FileStatus, ModelsFile};
+use crate::shutdown::{Phase, ReloadHandle, ReloadRequests, StopRequests, Tasks};
 
 /// Time for a connection to the hub or another server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,21 +63,45 @@ async fn bind(address: SocketAddr, variable: &str) -> anyhow::Result<TcpListener
         .with_context(|| format!("failed to listen on {address}: set {variable} to a free address"))
 }
 
+/// What the process is asked from outside while it serves.
+pub struct Requests {
+    /// To end.
+    pub stop: StopRequests,
+    /// To read the list of models again.
+    pub reload: ReloadRequests,
+    /// The other end of `reload`, for the admin listener.
+    pub reload_handle: ReloadHandle,
+}
+
 /// Serves until told to stop, and then until everything has ended.
 ///
 /// # Errors
 /// The ONNX Runtime library cannot be used, or an engine has died.
-pub async fn run(settings: Settings, listeners: Listeners, stop: StopRequests) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -> anyhow::Result<()> {
+    let Requests { stop, reload, reload_handle: _ } = requests;
     let metrics = Arc::new(Metrics::new());
     let registry = Arc::new(Registry::default());
     let (phase, phase_seen) = watch::channel(Phase::Serving);
-    let spec = model_spec(&settings)?;
-    let workshop = Workshop {
-        fetcher: Fetcher::new(fetch_settings(&settings.sources, &spec)?),
-        runtime: start_runtime(&settings.engine)?,
-        registry: Arc::clone(&registry),
+    let defaults = defaults(&settings);
+    let target = environment_target(&settings, &defaults)?;
+    let workshop = Workshop::new(
+        Fetcher::new(fetch_settings(&settings.sources, target.as_ref())?),
+        start_runtime(&settings.engine)?,
+        Arc::clone(&registry),
+        Arc::clone(&metrics),
+        StateFolder::open(settings.sources.state_folder()),
+    )?;
+    let (fleet, _commands) = Fleet::new(workshop, defaults.clone());
+    let wanted = target.map(|target| Desired::from([(target.key.clone(), Arc::new(target))]));
+    let (desired, desired_seen) = watch::channel(wanted);
+    let file_status = Arc::new(FileStatus::default());
+    let file = settings.model.models_file.clone().map(|path| ModelsFile {
+        path,
+        defaults,
         metrics: Arc::clone(&metrics),
-    };
+        desired: desired.clone(),
+        status: Arc::clone(&file_status),
+    });
     let api = Arc::new(Api {
         registry: Arc::clone(&registry),
         metrics: Arc::clone(&metrics),
@@ -96,7 +123,8 @@ pub async fn run(settings: Settings, listeners: Listeners, stop: StopRequests) -
 
     let outcome = tokio::select! {
         () = wait_for_stop(stop.clone()) => Ok(()),
-        error = keep_model(&workshop, &spec) => Err(error),
+        died = fleet.run(desired_seen) => died.map(|never| match never {}).map_err(Into::into),
+        never = follow(file, reload) => match never {},
         never = watch_steps(&registry, settings.engine.step_timeout) => match never {},
     };
     end(&settings, &phase, stop, &registry, &api_tasks).await;
@@ -119,33 +147,33 @@ pub struct Report {
 /// # Errors
 /// The first check that failed.
 pub async fn verify(settings: &Settings) -> anyhow::Result<Report> {
-    let spec = model_spec(settings)?;
+    let target = default_target(settings, &defaults(settings))?;
     let mut manifest = None;
-    if let Source::Path(folder) = &spec.source
+    if let Source::Path(folder) = &target.source
         && let Some((listed, digest)) = Manifest::read(folder)?
     {
         listed.verify(folder)?;
         manifest = Some((digest, listed.files().len(), listed.files().iter().map(|file| file.size).sum()));
     }
-    let workshop = Workshop {
-        fetcher: Fetcher::new(fetch_settings(&settings.sources, &spec)?),
-        runtime: start_runtime(&settings.engine)?,
-        registry: Arc::default(),
-        metrics: Arc::new(Metrics::new()),
-    };
-    Ok(Report { manifest, model: workshop.try_once(&spec).await? })
+    let workshop = Workshop::new(
+        Fetcher::new(fetch_settings(&settings.sources, Some(&target))?),
+        start_runtime(&settings.engine)?,
+        Arc::default(),
+        Arc::new(Metrics::new()),
+        None,
+    )?;
+    Ok(Report { manifest, model: workshop.try_once(&target).await? })
 }
 
-/// Brings the model up and watches its engine; returns only when the engine has died.
-async fn keep_model(workshop: &Workshop, spec: &ModelSpec) -> anyhow::Error {
-    if let Some(model) = workshop.bring_up(spec).await {
-        let mut alive = model.engine.alive();
-        // An error means that the engine's thread is gone, which is the same news.
-        drop(alive.wait_for(|alive| !alive).await);
-        return anyhow::anyhow!("the engine of {} has died", spec.name);
+/// Follows the list of models, if there is one.
+async fn follow(file: Option<ModelsFile>, mut reload: ReloadRequests) -> std::convert::Infallible {
+    if let Some(file) = file {
+        return file.follow(reload).await;
     }
-    // Failed for good: `/readyz` says why, and the process stays for whoever asks.
-    std::future::pending().await
+    loop {
+        reload.asked().await;
+        tracing::warn!("there is no list of models to read again: INFERENCE_MODELS_FILE is not set");
+    }
 }
 
 /// Logs a step that takes longer than `bound`, once, with what it runs.
@@ -245,15 +273,14 @@ fn start_runtime(settings: &EngineSettings) -> anyhow::Result<Runtime> {
     Ok(runtime)
 }
 
-fn model_spec(settings: &Settings) -> anyhow::Result<ModelSpec> {
+/// What a document of a model may leave open.
+fn defaults(settings: &Settings) -> Defaults {
     let engine = &settings.engine;
-    Ok(ModelSpec {
-        name: settings.model.default_model_name.clone(),
-        source: settings.model.source()?,
-        tokenizer: settings.model.tokenizer()?,
-        limits: LoadLimits {
+    let rows = engine.max_batch_size.get();
+    Defaults {
+        load: LoadLimits {
             context_tokens: engine.context_length.map(std::num::NonZeroUsize::get),
-            rows: engine.max_batch_size.get(),
+            rows,
             huge_pages: engine.huge_pages,
             chunk_tokens: engine.prefill_chunk_tokens.get(),
             queue: engine.queue_limit,
@@ -264,13 +291,35 @@ fn model_spec(settings: &Settings) -> anyhow::Result<ModelSpec> {
                 prefix_bytes: engine.prefix_memory,
             },
         },
-    })
+        live: LiveLimits {
+            concurrent: rows,
+            queue: engine.queue_limit,
+            output_tokens: None,
+            request_timeout: settings.listen.request_timeout,
+            unload_after_idle: None,
+        },
+        model_root: settings.model.model_root.clone(),
+    }
 }
 
-fn fetch_settings(sources: &SourceSettings, spec: &ModelSpec) -> anyhow::Result<FetchSettings> {
+/// The model of the environment, if models are not listed elsewhere.
+fn environment_target(settings: &Settings, defaults: &Defaults) -> anyhow::Result<Option<Target>> {
+    if settings.model.models_file.is_some() {
+        return Ok(None);
+    }
+    default_target(settings, defaults).map(Some)
+}
+
+fn default_target(settings: &Settings, defaults: &Defaults) -> anyhow::Result<Target> {
+    let model = &settings.model;
+    let from = (model.source()?, model.tokenizer()?);
+    Ok(Target::of_environment(model.default_model_name.clone(), from, defaults))
+}
+
+fn fetch_settings(sources: &SourceSettings, target: Option<&Target>) -> anyhow::Result<FetchSettings> {
     let hub_endpoint = sources.hub_endpoint()?;
     // Whoever sets the environment owns the process: what is named there is not guarded against.
-    let named = [Some(&spec.source), spec.tokenizer.as_ref()];
+    let named = target.map(|target| [Some(&target.source), target.tokenizer.as_ref()]).unwrap_or_default();
     let urls = named.into_iter().flatten().filter_map(Source::url).chain([&hub_endpoint]);
     let trusted_hosts = urls.filter_map(HttpUrl::host).map(str::to_owned).collect();
     Ok(FetchSettings {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::{Arg, ArgMatches, Args, Command, value_parser};
 
-use crate::app::{self, Listeners, Report};
+use crate::app::{self, Listeners, Report, Requests};
 use crate::config::{self, Resolved, Settings};
 use crate::model::manifest::Manifest;
 use crate::shutdown::{self, SignalThread};
@@ -104,8 +104,10 @@ fn chosen(matches: &ArgMatches) -> (Option<&str>, &ArgMatches) {
 
 fn serve(settings: Settings) -> anyhow::Result<()> {
     telemetry::init(&settings.log.log_filter, settings.log.log_format)?;
-    let (stop, requests) = shutdown::stop_requests();
-    let _signals = SignalThread::start(stop).context("failed to handle signals")?;
+    let (stop, stop_requests) = shutdown::stop_requests();
+    let (reload, reload_requests) = shutdown::reload_requests();
+    let requests = Requests { stop: stop_requests, reload: reload_requests, reload_handle: reload.clone() };
+    let _signals = SignalThread::start(stop, reload).context("failed to handle signals")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -13,7 +13,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::model::source::{HostPattern, Network};
-use crate::model::spec::{HttpUrl, Source, SourceError};
+use crate::model::spec::{Bytes, HttpUrl, Source, SourceError};
 use crate::model::{HugePages, ModelName};
 use crate::telemetry::LogFormat;
 
@@ -85,6 +85,12 @@ pub struct ModelSettings {
     /// openai-community/gpt2.
     #[arg(long, env = "INFERENCE_DEFAULT_TOKENIZER", value_name = "SOURCE")]
     pub default_tokenizer: Option<String>,
+    /// A file that lists the models to serve, watched for changes; in place of the default model.
+    #[arg(long, env = "INFERENCE_MODELS_FILE", value_name = "FILE")]
+    pub models_file: Option<PathBuf>,
+    /// The folder below which the paths of such a list lie.
+    #[arg(long, env = "INFERENCE_MODEL_ROOT", default_value = "/models", value_name = "FOLDER")]
+    pub model_root: PathBuf,
 }
 
 /// How the engine runs.
@@ -140,6 +146,10 @@ pub struct SourceSettings {
     /// Folder for downloads that are not the hub's. Default: `$XDG_CACHE_HOME/inference-gateway`.
     #[arg(long, env = "INFERENCE_CACHE_DIR", value_name = "FOLDER")]
     pub cache_dir: Option<PathBuf>,
+    /// Folder in which models note what they went through, so that one that kills the process is not tried for ever. Of this
+    /// gateway alone. Default: `state` and the host's name below the cache folder.
+    #[arg(long, env = "INFERENCE_STATE_DIR", value_name = "FOLDER")]
+    pub state_dir: Option<PathBuf>,
     /// Address of the Hugging Face hub.
     #[arg(long, env = "HF_ENDPOINT", default_value = "https://huggingface.co", value_name = "URL")]
     pub hf_endpoint: String,
@@ -354,6 +364,7 @@ impl Settings {
             "default_tokenizer" if self.model.is_built_in() => DEFAULT_TOKENIZER.to_owned(),
             "default_tokenizer" => "(the model's own folder)".to_owned(),
             "cache_dir" => self.sources.cache_folder().display().to_string(),
+            "state_dir" => self.sources.state_folder().display().to_string(),
             "hf_home" => self.sources.hub_home().display().to_string(),
             "ort_dylib_path" => "(beside the executable, prepared/lib, the system)".to_owned(),
             _ => "(not set)".to_owned(),
@@ -406,6 +417,14 @@ impl SourceSettings {
         self.cache_dir.clone().unwrap_or_else(|| user_cache().join("inference-gateway"))
     }
 
+    /// Folder in which models note what they went through.
+    pub fn state_folder(&self) -> PathBuf {
+        self.state_dir.clone().unwrap_or_else(|| {
+            let host = variable("HOSTNAME").unwrap_or_else(|| "localhost".into());
+            self.cache_folder().join("state").join(host)
+        })
+    }
+
     fn hub_home(&self) -> PathBuf {
         self.hf_home.clone().unwrap_or_else(|| user_cache().join("huggingface"))
     }
@@ -430,24 +449,8 @@ impl SourceSettings {
     }
 }
 
-/// A number of bytes, with the suffixes of Kubernetes quantities: k, M, G, T and Ki, Mi, Gi, Ti.
 fn parse_bytes(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let scale: u64 = match &text[digits.len()..] {
-        "" => 1,
-        "k" => 1_000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        "T" => 1_000_000_000_000,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        "Ti" => 1 << 40,
-        other => return Err(format!("`{other}` is no suffix; k, M, G, T, Ki, Mi, Gi and Ti are")),
-    };
-    let number: u64 =
-        digits.parse().map_err(|_| "not a whole number of bytes, such as 500M or 2Gi".to_owned())?;
-    number.checked_mul(scale).ok_or_else(|| "more bytes than can be counted".to_owned())
+    text.parse().map(|Bytes(bytes)| bytes)
 }
 
 /// `$XDG_CACHE_HOME`, else `~/.cache`, else the system's temporary folder.
@@ -462,19 +465,4 @@ fn user_cache() -> PathBuf {
 #[expect(clippy::disallowed_methods, reason = "this is the file that reads the environment")]
 fn variable(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_are_written_as_in_kubernetes() {
-        assert_eq!(parse_bytes("12"), Ok(12));
-        assert_eq!(parse_bytes("500M"), Ok(500_000_000));
-        assert_eq!(parse_bytes("2Gi"), Ok(2 << 30));
-        for bad in ["", "Gi", "1.5Gi", "-1", "2GB", "99999999999Ti"] {
-            assert!(parse_bytes(bad).is_err(), "{bad}");
-        }
-    }
 }

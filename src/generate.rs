@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{EngineError, Event, Finish, Request, Sampling, TokenId, TokenLogprobs, TokenStream};
 use crate::metrics::GenerationEnd;
-use crate::model::LoadedModel;
+use crate::model::{LoadedModel, Pinned};
 use crate::text::decoder::Decoder;
 use crate::text::stop::{StopEvent, Stops};
 use crate::text::tokenizer::TextError;
@@ -44,7 +44,7 @@ pub struct Input {
 
 /// A running generation.
 pub struct Generation {
-    model: Arc<LoadedModel>,
+    model: Pinned,
     prompt_tokens: Vec<TokenId>,
     token_ids: Vec<TokenId>,
     /// Stop tokens that the request named itself.
@@ -58,6 +58,8 @@ pub struct Generation {
     /// The last event, when its text had to go out before it.
     ended: Option<EndReason>,
     clock: Clock,
+    /// Whether the generation failed through the fault of the model or of its engine.
+    faulty: bool,
 }
 
 /// A token of the output and how likely the model held it, before bias, penalties and temperature.
@@ -135,16 +137,44 @@ pub enum GenerateError {
     /// The prompt has no token.
     #[error("the prompt has no tokens")]
     NoTokens,
+    /// More tokens than the model's limits allow.
+    #[error("{asked} tokens are more than the {allowed} that this model generates for a request")]
+    TooManyTokens {
+        /// As the request says.
+        asked: usize,
+        /// As the model's limits say.
+        allowed: usize,
+    },
     /// The tokeniser thread was lost.
     #[error("the tokeniser was interrupted")]
     Interrupted,
+}
+
+impl GenerateError {
+    /// Whether the model or its engine is to blame, rather than the request, the load or the end of the process.
+    fn is_the_models_fault(&self) -> bool {
+        match self {
+            Self::Text(_) | Self::Interrupted => true,
+            Self::NoTokens | Self::TooManyTokens { .. } => false,
+            Self::Engine(error) => match error {
+                EngineError::Run(_) | EngineError::Stopped => true,
+                EngineError::Overloaded { .. }
+                | EngineError::ContextExceeded { .. }
+                | EngineError::CacheExceeded { .. }
+                | EngineError::DeadlineExceeded
+                | EngineError::UnknownToken { .. }
+                | EngineError::Replaced
+                | EngineError::ShuttingDown => false,
+            },
+        }
+    }
 }
 
 /// Begins a generation.
 ///
 /// # Errors
 /// The queue is full, the prompt does not fit or cannot be tokenised, the engine is gone.
-pub async fn start(model: Arc<LoadedModel>, input: Input) -> Result<Generation, GenerateError> {
+pub async fn start(model: Pinned, input: Input) -> Result<Generation, GenerateError> {
     let accepted = Instant::now();
     let Input {
         prompt,
@@ -157,6 +187,10 @@ pub async fn start(model: Arc<LoadedModel>, input: Input) -> Result<Generation, 
         ignore_eos,
         skip_special_tokens,
     } = input;
+    let most_tokens = model.live().output_tokens.unwrap_or(usize::MAX);
+    if let Some(asked) = max_tokens.filter(|asked| *asked > most_tokens) {
+        return Err(GenerateError::TooManyTokens { asked, allowed: most_tokens });
+    }
     let place = model.engine.reserve()?;
     let prompt_tokens = encode(&model, prompt).await?;
     let context_tokens = model.engine.geometry().context_tokens;
@@ -165,7 +199,7 @@ pub async fn start(model: Arc<LoadedModel>, input: Input) -> Result<Generation, 
     let request = Request {
         prompt: prompt_tokens.clone(),
         sampling,
-        max_tokens: max_tokens.unwrap_or(DEFAULT_MAX_TOKENS.min(left)),
+        max_tokens: max_tokens.unwrap_or(DEFAULT_MAX_TOKENS.min(left).min(most_tokens)),
         deadline: timeout.map(|timeout| accepted + timeout),
         stop_tokens: [end_tokens, &stop_tokens].concat(),
         logprobs,
@@ -183,11 +217,12 @@ pub async fn start(model: Arc<LoadedModel>, input: Input) -> Result<Generation, 
         text: Some((decoder, Stops::new(stop))),
         ended: None,
         clock: Clock { accepted, first_token: None, last_token: None, counted: false },
+        faulty: false,
     })
 }
 
 /// Tokenises off the async threads: a long prompt takes milliseconds to seconds.
-async fn encode(model: &Arc<LoadedModel>, prompt: String) -> Result<Vec<TokenId>, GenerateError> {
+async fn encode(model: &LoadedModel, prompt: String) -> Result<Vec<TokenId>, GenerateError> {
     let tokenizer = Arc::clone(&model.tokenizer);
     let tokens = tokio::task::spawn_blocking(move || tokenizer.encode(&prompt, true))
         .await
@@ -231,6 +266,7 @@ impl Generation {
                 Ok(text) => return Some(Ok(Delta::Text(text))),
                 Err(error) => {
                     self.stream = None;
+                    self.faulty = error.is_the_models_fault();
                     self.count(GenerationEnd::Error);
                     return Some(Err(error));
                 }
@@ -311,6 +347,14 @@ impl Generation {
     fn count(&mut self, end: GenerationEnd) {
         if !std::mem::replace(&mut self.clock.counted, true) {
             let decode = self.clock.decode();
+            let health = &self.model.health;
+            if let Some(first) = self.clock.first_token {
+                health.first_token(first - self.clock.accepted);
+                health.tokens(self.token_ids.len().saturating_sub(1) as u64, decode);
+            }
+            if end != GenerationEnd::Cancelled {
+                health.generation_ended(self.faulty);
+            }
             self.model.metrics.generation(end, self.token_ids.len(), self.clock.accepted.elapsed(), decode);
         }
     }

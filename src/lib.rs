@@ -26,6 +26,7 @@ pub mod http;
 pub mod memory;
 pub mod metrics;
 pub mod model;
+pub mod models_file;
 pub mod openmetrics;
 pub mod shutdown;
 pub mod telemetry;

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::ops::{Deref, DerefMut, Range};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 /// Bytes that this process may use: the limit of its cgroup, or the machine's memory.
@@ -25,9 +25,64 @@ pub fn resident_bytes() -> Option<u64> {
     Some(pages * page_bytes() as u64)
 }
 
+/// Bytes that may still be taken, out of `limit` (that of the settings) or of what the cgroup or the machine allows; a tenth
+/// of the limit is left alone.
+///
+/// From: `memory.current` and the page cache that can be dropped at once (`inactive_file` of `memory.stat`), in cgroup v2
+/// and v1; without a cgroup `MemAvailable` of `/proc/meminfo`.
+pub fn free_bytes(limit: Option<u64>) -> Option<u64> {
+    let reserve = |bytes: u64| bytes / 10;
+    let own =
+        limit.map(|limit| (limit - reserve(limit)).saturating_sub(resident_bytes().unwrap_or_default()));
+    let membership = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = cgroup_free_bytes(&membership, Path::new("/sys/fs/cgroup"));
+    let machine = machine_bytes().zip(meminfo("MemAvailable:"));
+    let machine = machine.map(|(total, available)| available.saturating_sub(reserve(total)));
+    [own, group, machine].into_iter().flatten().min()
+}
+
+/// The least that any of the groups with a limit leaves.
+fn cgroup_free_bytes(membership: &str, root: &Path) -> Option<u64> {
+    let number = |path: &Path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    let groups = group_folders(membership, root);
+    let free = groups.into_iter().filter_map(|(folder, files)| {
+        let limit = number(&folder.join(files.limit))?;
+        let current = number(&folder.join(files.current))?;
+        let stat = fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
+        let line = stat.lines().find_map(|line| line.strip_prefix(files.inactive_file));
+        let droppable: u64 = line.and_then(|line| line.trim().parse().ok()).unwrap_or_default();
+        Some((limit - limit / 10).saturating_sub(current.saturating_sub(droppable)))
+    });
+    free.min()
+}
+
+/// Gives memory that is not in use back to the system: the allocator keeps it otherwise.
+pub fn trim() {
+    #[cfg(target_env = "gnu")]
+    {
+        #[expect(unsafe_code, reason = "the standard library has no way to ask for it")]
+        // SAFETY: changes nothing that anybody holds.
+        let _trimmed = unsafe { libc::malloc_trim(0) };
+    }
+}
+
+/// Makes the calling thread, and those that it will start, give way to all others. They cannot come back.
+pub fn give_way() {
+    #[expect(unsafe_code, reason = "the standard library knows no priorities")]
+    // SAFETY: a call without pointers; 0 is the calling thread.
+    let status = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+    if status != 0 {
+        tracing::debug!("the priority of a thread could not be lowered");
+    }
+}
+
 fn machine_bytes() -> Option<u64> {
+    meminfo("MemTotal:")
+}
+
+fn meminfo(name: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -39,25 +94,48 @@ fn cgroup_bytes() -> Option<u64> {
 
 /// The smallest limit of the groups that `membership` (the text of `/proc/self/cgroup`) names, and of those above.
 fn limit_of(membership: &str, root: &Path) -> Option<u64> {
-    let mut limits = Vec::new();
+    let groups = group_folders(membership, root).into_iter();
+    let limits = groups.filter_map(|(folder, files)| {
+        fs::read_to_string(folder.join(files.limit)).ok()?.trim().parse::<u64>().ok()
+    });
+    limits.min()
+}
+
+/// Names of the files of a group's memory controller.
+#[derive(Clone, Copy)]
+struct GroupFiles {
+    limit: &'static str,
+    current: &'static str,
+    /// Beginning of the line of `memory.stat`.
+    inactive_file: &'static str,
+}
+
+const VERSION_2: GroupFiles =
+    GroupFiles { limit: "memory.max", current: "memory.current", inactive_file: "inactive_file " };
+const VERSION_1: GroupFiles = GroupFiles {
+    limit: "memory.limit_in_bytes",
+    current: "memory.usage_in_bytes",
+    inactive_file: "total_inactive_file ",
+};
+
+/// The folders of the groups that `membership` names, and of those above.
+fn group_folders(membership: &str, root: &Path) -> Vec<(PathBuf, GroupFiles)> {
+    let mut folders = Vec::new();
     for line in membership.lines() {
         let mut parts = line.splitn(3, ':').skip(1);
         let (Some(controllers), Some(group)) = (parts.next(), parts.next()) else {
             continue;
         };
-        let (base, file) = match controllers {
-            "" => (root.to_owned(), "memory.max"),
-            "memory" => (root.join("memory"), "memory.limit_in_bytes"),
+        let (base, files) = match controllers {
+            "" => (root.to_owned(), VERSION_2),
+            "memory" => (root.join("memory"), VERSION_1),
             _ => continue,
         };
         // Inside a container the group's path may be that of the host, so groups that are not there are passed over.
         let group = Path::new(group.trim_start_matches('/'));
-        for ancestor in group.ancestors() {
-            let text = fs::read_to_string(base.join(ancestor).join(file)).unwrap_or_default();
-            limits.extend(text.trim().parse::<u64>());
-        }
+        folders.extend(group.ancestors().map(|ancestor| (base.join(ancestor), files)));
     }
-    limits.into_iter().min()
+    folders
 }
 
 fn page_bytes() -> usize {
@@ -185,6 +263,22 @@ mod tests {
         fs::write(group.join("memory.limit_in_bytes"), "536870912\n").unwrap();
         let membership = "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n";
         assert_eq!(limit_of(membership, root.path()), Some(512 << 20));
+    }
+
+    #[test]
+    fn what_is_free_is_the_least_that_a_group_leaves() {
+        let root = tempfile::tempdir().unwrap();
+        let inner = root.path().join("pods/pod1");
+        fs::create_dir_all(&inner).unwrap();
+        fs::write(inner.join("memory.max"), "1000\n").unwrap();
+        fs::write(inner.join("memory.current"), "700\n").unwrap();
+        fs::write(inner.join("memory.stat"), "anon 300\ninactive_file 400\n").unwrap();
+        assert_eq!(cgroup_free_bytes("0::/pods/pod1\n", root.path()), Some(600));
+        fs::write(root.path().join("pods/memory.max"), "2000\n").unwrap();
+        fs::write(root.path().join("pods/memory.current"), "1500\n").unwrap();
+        assert_eq!(cgroup_free_bytes("0::/pods/pod1\n", root.path()), Some(300));
+        assert!(free_bytes(None).unwrap() > 0);
+        assert_eq!(free_bytes(Some(1)), Some(0));
     }
 
     #[test]

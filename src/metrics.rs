@@ -2,6 +2,7 @@
 //!
 //! Label values come from a bounded set: served model names, and enums of ours; nothing that a client sends.
 
+mod lifecycle;
 mod model;
 
 use std::time::Duration;
@@ -9,9 +10,11 @@ use std::time::Duration;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use lifecycle::Lifecycle;
+pub use lifecycle::{LoadPhase, SwapKind};
 use model::ModelFamilies;
 pub use model::ModelMetrics;
 
@@ -29,28 +32,6 @@ const TOKEN_SECONDS: &[f64] =
 /// Loading takes from milliseconds (a tiny file) to half an hour (a download).
 const LOAD_SECONDS: &[f64] =
     &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0];
-
-/// A step of bringing a model into service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LoadPhase {
-    /// Files are brought to this machine.
-    Fetch,
-    /// Tokenizer and graph are loaded.
-    Load,
-    /// A first generation is run.
-    Warm,
-}
-
-impl LoadPhase {
-    /// Value of the label `phase`.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Fetch => "fetch",
-            Self::Load => "load",
-            Self::Warm => "warm",
-        }
-    }
-}
 
 /// How a generation ended, as counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,8 +68,7 @@ pub struct Metrics {
     http_request_duration: Histogram,
     inference_duration: Histogram,
     active_connections: IntGauge,
-    load_duration: HistogramVec,
-    model_ready: IntGaugeVec,
+    lifecycle: Lifecycle,
     models: ModelFamilies,
 }
 
@@ -114,13 +94,7 @@ impl Metrics {
                 REQUEST_SECONDS,
             ),
             active_connections: on.gauge("active_connections", "Open connections of the API listener."),
-            load_duration: on.histograms(
-                "model_load_duration_seconds",
-                "Time of each phase of bringing a model into service.",
-                LOAD_SECONDS,
-                &["model", "phase"],
-            ),
-            model_ready: on.gauges("model_ready", "1 while the model answers, else 0.", &["model"]),
+            lifecycle: Lifecycle::new(&on),
             models: ModelFamilies::new(&on),
             registry,
         }
@@ -141,16 +115,6 @@ impl Metrics {
     pub fn connection_opened(&self) -> OpenConnection {
         self.active_connections.inc();
         OpenConnection(self.active_connections.clone())
-    }
-
-    /// Records the time of a phase of loading.
-    pub fn model_load(&self, model: &str, phase: LoadPhase, duration: Duration) {
-        self.load_duration.with_label_values(&[model, phase.label()]).observe(duration.as_secs_f64());
-    }
-
-    /// Tells whether a model answers.
-    pub fn model_ready(&self, model: &str, ready: bool) {
-        self.model_ready.with_label_values(&[model]).set(i64::from(ready));
     }
 
     /// Everything, for an exposition.
@@ -183,6 +147,10 @@ impl Declare<'_> {
     fn register<C: Collector + Clone + 'static>(&self, metric: C) -> C {
         self.0.register(Box::new(metric.clone())).expect(UNIQUE);
         metric
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::new(full(name), help).expect(UNIQUE))
     }
 
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {

@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::thread::JoinHandle;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
@@ -57,7 +57,37 @@ impl StopRequests {
     }
 }
 
-/// Turns SIGTERM and SIGINT into stop requests; ends its thread on drop.
+/// Asks for the list of models to be read again.
+#[derive(Debug, Clone)]
+pub struct ReloadRequests(watch::Receiver<u32>);
+
+/// The other end of [`ReloadRequests`].
+#[derive(Debug, Clone)]
+pub struct ReloadHandle(watch::Sender<u32>);
+
+/// A handle to ask for a reload, and the requests as the application sees them.
+pub fn reload_requests() -> (ReloadHandle, ReloadRequests) {
+    let (sender, receiver) = watch::channel(0);
+    (ReloadHandle(sender), ReloadRequests(receiver))
+}
+
+impl ReloadHandle {
+    /// Asks once more.
+    pub fn reload(&self) {
+        self.0.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+impl ReloadRequests {
+    /// Returns when a reload was asked for since the last return; never, when nobody can ask any more.
+    pub async fn asked(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Turns SIGTERM and SIGINT into stop requests and SIGHUP into reload requests; ends its thread on drop.
 pub struct SignalThread {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
@@ -68,11 +98,15 @@ impl SignalThread {
     ///
     /// # Errors
     /// The operating system refused the handlers or the thread.
-    pub fn start(stop: StopHandle) -> io::Result<Self> {
-        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    pub fn start(stop: StopHandle, reload: ReloadHandle) -> io::Result<Self> {
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let handle = signals.handle();
         let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
+                if signal == SIGHUP {
+                    reload.reload();
+                    continue;
+                }
                 let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
                 tracing::info!(signal = name, "asked to stop");
                 stop.stop();

@@ -82,8 +82,19 @@ impl From<Unavailable> for ApiError {
     fn from(error: Unavailable) -> Self {
         let message = error.to_string();
         match error {
-            Unavailable::Unknown(_) => {
+            Unavailable::Unknown { .. } => {
                 Self::new(StatusCode::NOT_FOUND, "model_not_found", message).at("model")
+            }
+            Unavailable::Unnamed { ref models } => {
+                let (status, code) = if models.is_empty() {
+                    (StatusCode::NOT_FOUND, "model_not_found")
+                } else {
+                    (StatusCode::UNPROCESSABLE_ENTITY, "model_required")
+                };
+                Self::new(status, code, message).at("model")
+            }
+            Unavailable::Overloaded { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message).retry_after(1)
             }
             Unavailable::NotReady { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_not_ready", message).retry_after(5)
@@ -96,6 +107,7 @@ impl From<GenerateError> for ApiError {
     fn from(error: GenerateError) -> Self {
         match error {
             GenerateError::Engine(error) => error.into(),
+            GenerateError::TooManyTokens { .. } => Self::invalid_value("max_tokens", error.to_string()),
             GenerateError::NoTokens => Self::invalid_value("text", "the prompt has no tokens"),
             GenerateError::Text(_) | GenerateError::Interrupted => {
                 tracing::error!(error = &error as &dyn std::error::Error, "text processing failed");

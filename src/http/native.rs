@@ -134,11 +134,11 @@ async fn answer(
     started: Instant,
 ) -> Result<Response, ApiError> {
     let request: NativeRequest = json::read(request.into_body(), api.limits.body_bytes).await?;
-    let model = api.registry.get(request.model.as_deref())?;
+    let model = api.registry.pin(request.model.as_deref(), api.limits.request_timeout).await?;
     let revision = HeaderValue::from_str(&model.revision).expect("a revision is hexadecimal");
     let stream = request.stream.unwrap_or(false);
     let (mut input, answer) = parse(request, model.engine.geometry().vocabulary_size, started)?;
-    input.timeout = Some(api.limits.request_timeout);
+    input.timeout = Some(model.live().request_timeout.saturating_sub(started.elapsed()));
     let generation = generate::start(model, input).await?;
     let mut response = if stream {
         answer.stream(generation, request_id.clone())

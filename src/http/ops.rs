@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::Api;
-use crate::model::{ModelState, Status};
+use crate::model::{ModelName, RunningStep, Snapshot, Status};
 use crate::openmetrics;
 use crate::shutdown::Phase;
 
@@ -27,7 +27,11 @@ struct ModelReadiness {
     name: String,
     state: &'static str,
     ready: bool,
+    /// The wanted one.
     revision: String,
+    /// The one that answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serving: Option<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,37 +67,36 @@ pub(super) async fn livez(State(api): State<Arc<Api>>) -> (StatusCode, String) {
 /// 200 only while a model can answer and the process is not ending; the body says which model is where, and why.
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
     let stuck = api.registry.stuck(api.limits.step_timeout);
-    let mut models: Vec<ModelReadiness> = api
-        .registry
-        .statuses()
-        .into_iter()
-        .map(|(name, status, answers)| model_readiness(name.to_string(), &status, answers))
-        .collect();
-    for (name, step) in stuck {
-        let model = models.iter_mut().find(|model| model.name == name.as_str());
-        if let Some(model) = model {
-            model.ready = false;
-            model.reason = format!("its engine has been in one step for {} s", step.age.as_secs());
-        }
-    }
-    let ending = *api.phase.borrow() != Phase::Serving;
-    // A model that has failed for good does not keep the pod out while another one answers.
-    let settled = models.iter().all(|model| model.ready || model.state == ModelState::Failed.label());
-    let ready = !ending && settled && models.iter().any(|model| model.ready);
-    let readiness = Readiness { ready, reason: ending.then_some("shutting down"), models };
+    let is_stuck = |key: &ModelName| stuck.iter().any(|(model, _)| model == key);
+    let models = api.registry.snapshots().iter().map(|model| model_readiness(model, &stuck)).collect();
+    let reason = if *api.phase.borrow() != Phase::Serving {
+        Some("shutting down")
+    } else if !api.registry.is_synced() {
+        Some("it is not known yet which models to serve")
+    } else {
+        None
+    };
+    let ready = reason.is_none() && api.registry.is_ready(is_stuck);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(readiness)).into_response()
+    (status, Json(Readiness { ready, reason, models })).into_response()
 }
 
-fn model_readiness(name: String, status: &Status, answers: bool) -> ModelReadiness {
-    let Status { revision, state, reason, progress } = status;
+fn model_readiness(model: &Snapshot, stuck: &[(ModelName, RunningStep)]) -> ModelReadiness {
+    let Snapshot { key, names: _, status, serving, going: _ } = model;
+    let Status { revision, state, message, progress, last_failure: _ } = status;
     let reading = progress.as_ref().map(crate::model::source::Progress::read);
+    let stuck = stuck.iter().find(|(name, _)| name == key);
+    let reason = match stuck {
+        Some((_, step)) => format!("its engine has been in one step for {} s", step.age.as_secs()),
+        None => message.clone(),
+    };
     ModelReadiness {
-        name,
+        name: key.to_string(),
         state: state.label(),
-        ready: answers,
+        ready: serving.is_some() && stuck.is_none(),
         revision: revision.clone(),
-        reason: reason.clone(),
+        serving: serving.as_ref().map(|serving| serving.revision.clone()),
+        reason,
         download: reading.and_then(|reading| {
             Some(Download {
                 file: reading.file?,

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::budget::{Budget, HugePages, MemoryLimits};
 use super::files::{FileError, ModelFacts};
-use super::{LoadedModel, ModelName};
+use super::{ModelName, Reason};
 use crate::engine::ort::{GraphHints, OrtError, Rows, Runtime};
-use crate::engine::{Engine, EngineError, EngineLimits, Event, Request, Sampling, Shared};
+use crate::engine::{Backend, Engine, EngineError, EngineLimits, Event, Request, Sampling, Shared, TokenId};
 use crate::memory;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ModelMetrics};
 use crate::text::tokenizer::{TextError, Tokenizer};
 
 /// Limits of a loaded model.
@@ -32,12 +32,31 @@ pub struct LoadLimits {
 }
 
 /// What is to be loaded.
+#[derive(Debug, Clone)]
 pub(super) struct LoadRequest {
-    pub(super) name: ModelName,
-    pub(super) revision: String,
+    /// Key of the model, for metrics and logs.
+    pub(super) model: ModelName,
     pub(super) graph: PathBuf,
     pub(super) tokenizer: PathBuf,
     pub(super) limits: LoadLimits,
+    /// Memory that other models of the process may still come to use, in bytes.
+    pub(super) promised_bytes: u64,
+}
+
+/// A model whose graph and tokenizer are in memory, before its engine runs.
+pub(super) struct Opened {
+    request: LoadRequest,
+    tokenizer: Arc<Tokenizer>,
+    end_tokens: Vec<TokenId>,
+    backend: Box<dyn Backend>,
+}
+
+/// What [`start`] makes of an opened model.
+pub(super) struct Started {
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) end_tokens: Vec<TokenId>,
+    pub(super) engine: Engine,
+    pub(super) metrics: ModelMetrics,
 }
 
 /// Why files do not make a model that answers. None of these gets better by trying again.
@@ -104,47 +123,75 @@ pub enum LoadError {
     Warm(#[source] EngineError),
 }
 
-/// Loads a model. Blocking, for seconds: call it off the async threads.
+impl LoadError {
+    /// The reason in one word.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::File(_) | Self::Graph(OrtError::InvalidGraph { .. } | OrtError::Runtime { .. }) => {
+                Reason::InvalidOnnx
+            }
+            Self::Graph(OrtError::Unsupported(_) | OrtError::TooExpensive { .. }) => {
+                Reason::UnsupportedOperator
+            }
+            Self::Graph(OrtError::LibraryNotFound(_) | OrtError::Library { .. }) | Self::Thread(_) => {
+                Reason::Internal
+            }
+            Self::Tokenizer(_) | Self::TokenizerMismatch { .. } => Reason::TokenizerMismatch,
+            Self::NoContextLength | Self::ContextTooLong { .. } => Reason::InvalidSpec,
+            Self::NoMemory { .. } | Self::HugePages { .. } => Reason::InsufficientMemory,
+            Self::Warm(_) => Reason::ProbeFailed,
+        }
+    }
+}
+
+/// Brings tokenizer and graph into memory. Blocking, for seconds, and computing all the time: call it on a thread of low
+/// priority.
 ///
 /// # Errors
 /// See [`LoadError`]; the message says what to change.
-pub(super) fn load(
-    runtime: &Runtime,
-    request: LoadRequest,
-    metrics: &Metrics,
-) -> Result<LoadedModel, LoadError> {
-    let LoadRequest { name, revision, graph, tokenizer: tokenizer_file, limits } = request;
-    let tokenizer = Arc::new(Tokenizer::from_file(&tokenizer_file)?);
-    let facts = ModelFacts::read(&folders(&graph, &tokenizer_file))?;
+pub(super) fn open(runtime: &Runtime, request: LoadRequest) -> Result<Opened, LoadError> {
+    let LoadRequest { model, graph, tokenizer: tokenizer_file, limits, promised_bytes: _ } = &request;
+    let tokenizer = Arc::new(Tokenizer::from_file(tokenizer_file)?);
+    let facts = ModelFacts::read(&folders(graph, tokenizer_file))?;
     let rows = Rows {
         rows: limits.rows,
         context_tokens: context_tokens(facts.context_tokens(), limits.context_tokens)?,
         huge_pages_up_to_bytes: limits.huge_pages.up_to_bytes(limits.memory),
     };
     let hints = GraphHints { head_size: facts.head_size(), kv_heads: facts.kv_heads() };
-    let backend = runtime.load(&graph, &hints, rows)?;
+    let backend = runtime.load(graph, &hints, rows)?;
     let width = backend.geometry().vocabulary_size;
     if tokenizer.vocabulary_size() > width {
         return Err(LoadError::TokenizerMismatch { tokenizer: tokenizer.vocabulary_size(), graph: width });
     }
     let end_tokens = facts.end_tokens(&tokenizer);
     if end_tokens.is_empty() {
-        tracing::warn!(model = %name, "no file names an end-of-text token: every generation runs to its token limit");
+        tracing::warn!(%model, "no file names an end-of-text token: every generation runs to its token limit");
     }
     if limits.draft_tokens > 0 && !backend.geometry().verifies_drafts {
-        tracing::warn!(model = %name, "this kind of graph cannot verify drafts: INFERENCE_SPECULATIVE_TOKENS has no effect");
+        tracing::warn!(%model, "this kind of graph cannot verify drafts: INFERENCE_SPECULATIVE_TOKENS has no effect");
     }
-    let model_metrics = metrics.model(name.as_str());
-    let budget =
-        Budget::new(limits.memory, backend.geometry(), memory::resident_bytes().unwrap_or_default())?;
-    let needed_tokens = rows.rows * rows.context_tokens;
+    Ok(Opened { tokenizer, end_tokens, backend, request })
+}
+
+/// Starts the engine of an opened model. Its thread inherits the priority of the calling one.
+///
+/// # Errors
+/// There is not enough memory for caches, or the operating system refused a thread.
+pub(super) fn start(runtime: &Runtime, opened: Opened, metrics: &Metrics) -> Result<Started, LoadError> {
+    let Opened { request, tokenizer, end_tokens, backend } = opened;
+    let LoadRequest { model, graph: _, tokenizer: _, limits, promised_bytes } = request;
+    let geometry = backend.geometry();
+    let in_use = memory::resident_bytes().unwrap_or_default() + promised_bytes;
+    let budget = Budget::new(limits.memory, geometry, in_use)?;
+    let needed_tokens = geometry.rows * geometry.context_tokens;
     if limits.huge_pages == HugePages::Always && budget.cache_tokens < needed_tokens {
         return Err(LoadError::HugePages { needed_tokens, available_tokens: budget.cache_tokens });
     }
     tracing::info!(
-        model = %name,
+        %model,
         cache_tokens = budget.cache_tokens,
-        cache_bytes_per_token = backend.geometry().cache_bytes_per_token,
+        cache_bytes_per_token = geometry.cache_bytes_per_token,
         prefix_bytes = budget.prefix_bytes,
         "memory budget"
     );
@@ -155,26 +202,27 @@ pub(super) fn load(
         prefix_bytes: budget.prefix_bytes,
         draft_tokens: limits.draft_tokens,
     };
-    let shared = Shared { turns: runtime.turns(), metrics: model_metrics.clone() };
-    let engine = Engine::start(name.as_str(), backend, engine_limits, shared)?;
-    Ok(LoadedModel { name, revision, tokenizer, end_tokens, engine, metrics: model_metrics })
+    let metrics = metrics.model(model.as_str());
+    let shared = Shared { turns: runtime.turns(), metrics: metrics.clone() };
+    let engine = Engine::start(model.as_str(), backend, engine_limits, shared)?;
+    Ok(Started { tokenizer, end_tokens, engine, metrics })
 }
 
 /// Runs a first short generation, so that the first client does not wait for ONNX Runtime to reserve memory.
 ///
 /// # Errors
 /// The generation failed: the model cannot answer.
-pub(super) async fn warm(model: &LoadedModel) -> Result<(), LoadError> {
+pub(super) async fn warm(engine: &Engine) -> Result<(), LoadError> {
     let request = Request {
         prompt: vec![0],
         sampling: Sampling::greedy(),
-        max_tokens: 2.min(model.engine.geometry().context_tokens - 1),
+        max_tokens: 2.min(engine.geometry().context_tokens - 1),
         stop_tokens: Vec::new(),
         logprobs: None,
         deadline: None,
     };
-    let place = model.engine.reserve().map_err(LoadError::Warm)?;
-    let mut stream = model.engine.submit(place, request).map_err(LoadError::Warm)?;
+    let place = engine.reserve().map_err(LoadError::Warm)?;
+    let mut stream = engine.submit(place, request).map_err(LoadError::Warm)?;
     while let Some(event) = stream.next().await {
         if let Event::Finished(_) = event.map_err(LoadError::Warm)? {
             return Ok(());

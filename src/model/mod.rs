@@ -1,48 +1,46 @@
 //! Models: which, from where, in which state.
 //!
 //! ```text
-//! spec ─▶ reconcile: fetch (source) ─▶ load ─▶ warm ─▶ registry ◀── requests pin a LoadedModel
-//!                                                          └──────▶ readiness
+//! documents ─▶ target ─▶ fleet ─▶ keeper (one a model): fetch ▶ verify ▶ load ▶ warm ▶ swap ▶ watch ▶ drain
+//!                                    │
+//!                                    ▼
+//!                                registry ◀── requests pin a LoadedModel; readiness and admin page read
 //! ```
 
 mod budget;
+mod documents;
+mod drain;
 mod files;
+mod fleet;
+mod health;
 mod hexadecimal;
+mod history;
+mod keeper;
 mod load;
+mod loaded;
 pub mod manifest;
 mod name;
+mod plan;
+mod reaper;
 mod reason;
-pub mod reconcile;
 mod registry;
+mod room;
 pub mod source;
 pub mod spec;
-
-use std::sync::Arc;
+mod target;
+mod workshop;
 
 pub use budget::{HugePages, MemoryLimits};
+pub use documents::{DocumentError, MOST_DOCUMENT_BYTES, parse_documents};
+pub use fleet::{Fleet, FleetHandle};
+pub use history::StateFolder;
+pub use keeper::EngineDied;
 pub use load::{LoadError, LoadLimits};
+pub use loaded::{LoadedModel, Pinned};
 pub use name::{InvalidModelName, ModelName};
 pub use reason::Reason;
-pub use registry::{ModelState, Registry, Status, Unavailable};
-
-use crate::engine::{Engine, TokenId};
-use crate::metrics::ModelMetrics;
-use crate::text::tokenizer::Tokenizer;
+pub use registry::{Failure, ModelState, Registry, Serving, Snapshot, Status, Unavailable};
+pub use target::{Defaults, Desired, LiveLimits, SpecError, Target, desired};
+pub use workshop::{AttemptError, Workshop};
 
 pub use crate::engine::RunningStep;
-
-/// A model that can answer. A request holds one for its whole life, so that a swap never tears a stream.
-pub struct LoadedModel {
-    /// The served name.
-    pub name: ModelName,
-    /// Hash of the spec as given.
-    pub revision: String,
-    /// Text to tokens and back.
-    pub tokenizer: Arc<Tokenizer>,
-    /// Tokens that end a text, from the model's own files.
-    pub end_tokens: Vec<TokenId>,
-    /// Runs the generations.
-    pub engine: Engine,
-    /// The model's own metrics.
-    pub metrics: ModelMetrics,
-}

@@ -1,13 +1,19 @@
-//! The models that are served, behind one atomic pointer: requests read it without a lock, readiness follows it.
+//! The models that are served, behind atomic pointers: requests read them without a lock, readiness follows them.
+//!
+//! One slot a model, for as long as it is desired. The slot's pointer is what a swap moves; its status is what probes and
+//! the admin page tell. Who holds a model keeps it ([`Pinned`]); the slot only remembers who is still going.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::{Notify, watch};
 
+use super::manifest::Digest;
 use super::source::Progress;
-use super::{LoadedModel, ModelName, RunningStep};
+use super::{LoadedModel, ModelName, Pinned, Reason, RunningStep};
 
 /// Where a model is on its way into service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,13 +22,17 @@ pub enum ModelState {
     Pending,
     /// Its files are being brought here.
     Fetching,
+    /// It is tried where it can do no harm.
+    Verifying,
     /// Tokenizer and graph are being loaded.
     Loading,
     /// A first generation is being run.
     Warming,
-    /// It answers.
+    /// The wanted revision answers.
     Ready,
-    /// It does not answer; the reason says why, and whether it is tried again.
+    /// It has given its memory back and is loaded again when a request comes.
+    Unloaded,
+    /// The wanted revision does not come into service; the reason says why, and whether it is tried again.
     Failed,
 }
 
@@ -32,152 +42,430 @@ impl ModelState {
         match self {
             Self::Pending => "pending",
             Self::Fetching => "fetching",
+            Self::Verifying => "verifying",
             Self::Loading => "loading",
             Self::Warming => "warming",
             Self::Ready => "ready",
+            Self::Unloaded => "unloaded",
             Self::Failed => "failed",
         }
     }
 }
 
+/// Why a revision did not come into service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Of which revision.
+    pub revision: String,
+    /// One word.
+    pub reason: Reason,
+    /// For a person.
+    pub message: String,
+    /// When.
+    pub at: SystemTime,
+}
+
 /// What can be told about a model.
 #[derive(Debug, Clone)]
 pub struct Status {
-    /// Hash of the spec as given.
+    /// The wanted revision: hash of the spec as given.
     pub revision: String,
-    /// Where it is.
+    /// Where that is.
     pub state: ModelState,
     /// Why, for a person; empty when there is nothing to explain.
-    pub reason: String,
+    pub message: String,
     /// How far a download is.
     pub progress: Option<Progress>,
+    /// The last failure; stays until another revision is in service.
+    pub last_failure: Option<Failure>,
 }
 
-#[derive(Clone)]
-struct Entry {
-    status: Status,
-    loaded: Option<Arc<LoadedModel>>,
+/// One model, for as long as it is desired.
+pub(super) struct Slot {
+    pub(super) key: ModelName,
+    serving: ArcSwapOption<LoadedModel>,
+    status: Mutex<Status>,
+    /// Woken at every change of pointer or state.
+    changed: watch::Sender<()>,
+    /// A request wants a model that is not loaded.
+    pub(super) demanded: Notify,
+    /// Another model needs the memory of this one, if nobody uses it.
+    pub(super) asked_to_sleep: Notify,
+    /// Whether requests wait for a model that is not loaded, because it will be soon.
+    holds_requests: AtomicBool,
+    waiting: AtomicUsize,
+    most_waiting: AtomicUsize,
+    /// Whether it was desired when the process began to serve: only then readiness waits for it.
+    from_the_start: bool,
+    /// What served before and may still be held by requests.
+    going: Mutex<Vec<Weak<LoadedModel>>>,
 }
 
-type Models = BTreeMap<ModelName, Entry>;
+/// One model as the admin page shows it.
+pub struct Snapshot {
+    /// What the model is called among the models of this gateway.
+    pub key: ModelName,
+    /// What requests call it.
+    pub names: Vec<ModelName>,
+    /// Its status.
+    pub status: Status,
+    /// What answers now.
+    pub serving: Option<Serving>,
+    /// What served before and is still held by requests, or kept to go back to.
+    pub going: Vec<Serving>,
+}
+
+/// A loaded revision as the admin page shows it.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    /// Hash of its spec.
+    pub revision: String,
+    /// Of the manifest of its files, when it is known.
+    pub digest: Option<Digest>,
+    /// Memory that loading it took, in bytes.
+    pub memory_bytes: u64,
+    /// Requests that hold it.
+    pub in_flight: usize,
+}
+
+#[derive(Default, Clone)]
+struct Models {
+    /// By key, with the names of each.
+    slots: BTreeMap<ModelName, (Arc<Slot>, Vec<ModelName>)>,
+    /// By every name that requests may use.
+    names: BTreeMap<ModelName, Arc<Slot>>,
+}
 
 /// Why a request gets no model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// Nothing is served under this name.
-    #[error("there is no model `{0}`")]
-    Unknown(String),
+    #[error("there is no model `{name}`{}", served(models))]
+    Unknown {
+        /// As the request wrote it.
+        name: String,
+        /// What is served.
+        models: Vec<ModelName>,
+    },
+    /// The request names no model and there are several, or none.
+    #[error("the request names no model{}", served(models))]
+    Unnamed {
+        /// What is served.
+        models: Vec<ModelName>,
+    },
     /// The model cannot answer now.
-    #[error("the model `{name}` is not ready: {state}{}", if reason.is_empty() { String::new() } else { format!(" ({reason})") })]
+    #[error("the model `{name}` is not ready: {state}{}", if message.is_empty() { String::new() } else { format!(" ({message})") })]
     NotReady {
-        /// The served name.
+        /// Its key.
         name: ModelName,
         /// The state's word.
         state: &'static str,
         /// Why.
-        reason: String,
+        message: String,
     },
+    /// Too many requests wait for the model to be loaded.
+    #[error("{waiting} requests wait for the model `{name}` to be loaded")]
+    Overloaded {
+        /// Its key.
+        name: ModelName,
+        /// Requests that wait.
+        waiting: usize,
+    },
+}
+
+fn served(models: &[ModelName]) -> String {
+    match models {
+        [] => "; no models are served".to_owned(),
+        [one] => format!("; `{one}` is served"),
+        several => {
+            let list: Vec<&str> = several.iter().map(ModelName::as_str).collect();
+            format!("; served are {}", list.join(", "))
+        }
+    }
 }
 
 /// All models of the process.
 #[derive(Default)]
 pub struct Registry {
     models: ArcSwap<Models>,
+    /// Whether it is known what is desired.
+    synced: AtomicBool,
 }
 
 impl Registry {
-    /// Makes a model known.
-    pub fn add(&self, name: &ModelName, revision: &str) {
-        let entry = Entry {
-            status: Status {
-                revision: revision.to_owned(),
-                state: ModelState::Pending,
-                reason: String::new(),
-                progress: None,
-            },
-            loaded: None,
-        };
+    /// The model of a request, held for the request's whole life; without a name, the only one. Waits, for `patience` at
+    /// most, for a model that is on its way because it was asked for.
+    ///
+    /// # Errors
+    /// No such model, or it cannot answer now.
+    pub async fn pin(&self, name: Option<&str>, patience: Duration) -> Result<Pinned, Unavailable> {
+        let slot = self.find(name)?;
+        if let Some(model) = slot.serving.load_full() {
+            return Ok(Pinned::new(model));
+        }
+        slot.wait(patience).await
+    }
+
+    fn find(&self, name: Option<&str>) -> Result<Arc<Slot>, Unavailable> {
+        let models = self.models.load();
+        let served = || models.slots.values().filter_map(|(_, names)| names.first().cloned()).collect();
+        match name {
+            Some(wanted) => {
+                let found = models.names.iter().find(|(name, _)| name.as_str() == wanted);
+                found
+                    .map(|(_, slot)| Arc::clone(slot))
+                    .ok_or_else(|| Unavailable::Unknown { name: wanted.to_owned(), models: served() })
+            }
+            None if models.slots.len() == 1 => {
+                let (slot, _) = models.slots.values().next().expect("there is one");
+                Ok(Arc::clone(slot))
+            }
+            None => Err(Unavailable::Unnamed { models: served() }),
+        }
+    }
+
+    /// Makes a model known, or known by other names; returns its slot.
+    pub(super) fn set(&self, key: &ModelName, names: &[ModelName], revision: &str) -> Arc<Slot> {
+        let known = self.models.load().slots.get(key).map(|(slot, _)| Arc::clone(slot));
+        let slot =
+            known.unwrap_or_else(|| Slot::new(key.clone(), revision, !self.synced.load(Ordering::Acquire)));
         self.models.rcu(|models| {
             let mut models = Models::clone(models);
-            models.insert(name.clone(), entry.clone());
+            models.names.retain(|_, other| other.key != *key);
+            models.names.extend(names.iter().map(|name| (name.clone(), Arc::clone(&slot))));
+            models.slots.insert(key.clone(), (Arc::clone(&slot), names.to_vec()));
+            models
+        });
+        slot
+    }
+
+    /// Takes a model out of service: requests that have it keep it, new ones do not find it.
+    pub(super) fn remove(&self, key: &ModelName) {
+        self.models.rcu(|models| {
+            let mut models = Models::clone(models);
+            models.slots.remove(key);
+            models.names.retain(|_, slot| slot.key != *key);
             models
         });
     }
 
-    /// Tells where a model is; what is loaded stays.
-    pub fn set_state(&self, name: &ModelName, state: ModelState, reason: &str, progress: Option<&Progress>) {
-        self.update(name, |entry| {
-            entry.status.state = state;
-            reason.clone_into(&mut entry.status.reason);
-            entry.status.progress = progress.cloned();
-        });
+    /// Tells that what is desired is known: a model that comes later never makes the process unready.
+    pub(super) fn set_synced(&self) {
+        self.synced.store(true, Ordering::Release);
     }
 
-    /// Puts a model into service; returns what it replaces.
-    pub fn publish(&self, model: &Arc<LoadedModel>) -> Option<Arc<LoadedModel>> {
-        let before = self.update(&model.name, |entry| {
-            entry.status = Status {
-                revision: model.revision.clone(),
-                state: ModelState::Ready,
-                reason: String::new(),
-                progress: None,
-            };
-            entry.loaded = Some(Arc::clone(model));
-        });
-        before.get(&model.name)?.loaded.clone()
+    /// Whether it is known what is desired.
+    pub fn is_synced(&self) -> bool {
+        self.synced.load(Ordering::Acquire)
     }
 
-    /// Takes every model out of service, and returns those that were in it.
+    /// Takes every model out of service, and returns everything that is loaded.
     pub fn clear(&self) -> Vec<Arc<LoadedModel>> {
-        let before = self.models.swap(Arc::new(Models::new()));
-        before.values().filter_map(|entry| entry.loaded.clone()).collect()
+        let before = self.models.swap(Arc::default());
+        let slots = before.slots.values();
+        slots.flat_map(|(slot, _)| slot.serving.swap(None).into_iter().chain(slot.going())).collect()
     }
 
-    /// The model of a request; without a name, the only one.
-    ///
-    /// # Errors
-    /// No such model, or it cannot answer now.
-    pub fn get(&self, name: Option<&str>) -> Result<Arc<LoadedModel>, Unavailable> {
+    /// Every model with all that is known of it.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
         let models = self.models.load();
-        let found = match name {
-            Some(wanted) => models.iter().find(|(name, _)| name.as_str() == wanted),
-            None => models.iter().next().filter(|_| models.len() == 1),
+        let snapshot = |(slot, names): &(Arc<Slot>, Vec<ModelName>)| {
+            let serving = slot.serving.load_full();
+            let of = |model: &Arc<LoadedModel>| Serving {
+                revision: model.revision.clone(),
+                digest: model.digest.clone(),
+                memory_bytes: model.memory_bytes,
+                in_flight: model.in_flight(),
+            };
+            let others = slot.going();
+            let others =
+                others.iter().filter(|model| serving.as_ref().is_none_or(|now| !Arc::ptr_eq(now, model)));
+            Snapshot {
+                key: slot.key.clone(),
+                names: names.clone(),
+                status: slot.status().clone(),
+                going: others.map(of).collect(),
+                serving: serving.as_ref().map(of),
+            }
         };
-        let Some((name, entry)) = found else {
-            return Err(Unavailable::Unknown(name.unwrap_or_default().to_owned()));
-        };
-        entry.loaded.clone().ok_or_else(|| Unavailable::NotReady {
-            name: name.clone(),
-            state: entry.status.state.label(),
-            reason: entry.status.reason.clone(),
-        })
+        models.slots.values().map(snapshot).collect()
     }
 
-    /// Every model with its status and whether it answers.
-    pub fn statuses(&self) -> Vec<(ModelName, Status, bool)> {
+    /// Whether the process may say that it is ready, as far as models go: it is known what is desired, and everything that
+    /// was desired at the start answers, can answer on demand, or has failed for good while something else answers.
+    pub fn is_ready(&self, stuck: impl Fn(&ModelName) -> bool) -> bool {
         let models = self.models.load();
-        models
-            .iter()
-            .map(|(name, entry)| (name.clone(), entry.status.clone(), entry.loaded.is_some()))
-            .collect()
+        let states: Vec<(bool, bool, bool)> = models
+            .slots
+            .values()
+            .map(|(slot, _)| {
+                let state = slot.status().state;
+                let answers = slot.serving.load().is_some() && !stuck(&slot.key);
+                let can_answer = answers || state == ModelState::Unloaded;
+                let settled = can_answer || state == ModelState::Failed || !slot.from_the_start;
+                (can_answer, settled, slot.from_the_start)
+            })
+            .collect();
+        let none_needed = states.iter().all(|(_, _, from_the_start)| !from_the_start);
+        self.is_synced()
+            && states.iter().all(|(_, settled, _)| *settled)
+            && (none_needed || states.iter().any(|(can_answer, _, _)| *can_answer))
     }
 
     /// Models whose engine has been in one step for longer than `bound`.
     pub fn stuck(&self, bound: Duration) -> Vec<(ModelName, RunningStep)> {
         let models = self.models.load();
-        let running = models
-            .iter()
-            .filter_map(|(name, entry)| Some((name, entry.loaded.as_ref()?.engine.running_step()?)));
-        running.filter(|(_, step)| step.age > bound).map(|(name, step)| (name.clone(), step)).collect()
+        let running = models.slots.values().filter_map(|(slot, _)| {
+            Some((slot.key.clone(), slot.serving.load().as_ref()?.engine.running_step()?))
+        });
+        running.filter(|(_, step)| step.age > bound).collect()
     }
 
-    fn update(&self, name: &ModelName, change: impl Fn(&mut Entry)) -> Arc<Models> {
-        self.models.rcu(|models| {
-            let mut models = Models::clone(models);
-            if let Some(entry) = models.get_mut(name) {
-                change(entry);
-            }
-            models
+    /// The slot of a key.
+    pub(super) fn slot(&self, key: &ModelName) -> Option<Arc<Slot>> {
+        self.models.load().slots.get(key).map(|(slot, _)| Arc::clone(slot))
+    }
+
+    /// All slots.
+    pub(super) fn slots(&self) -> Vec<Arc<Slot>> {
+        self.models.load().slots.values().map(|(slot, _)| Arc::clone(slot)).collect()
+    }
+}
+
+impl Slot {
+    fn new(key: ModelName, revision: &str, from_the_start: bool) -> Arc<Self> {
+        let status = Status {
+            revision: revision.to_owned(),
+            state: ModelState::Pending,
+            message: String::new(),
+            progress: None,
+            last_failure: None,
+        };
+        Arc::new(Self {
+            key,
+            serving: ArcSwapOption::empty(),
+            status: Mutex::new(status),
+            changed: watch::channel(()).0,
+            demanded: Notify::new(),
+            asked_to_sleep: Notify::new(),
+            holds_requests: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            most_waiting: AtomicUsize::new(0),
+            from_the_start,
+            going: Mutex::default(),
         })
+    }
+
+    /// Waits until the model answers, if it is on its way because of requests.
+    async fn wait(&self, patience: Duration) -> Result<Pinned, Unavailable> {
+        let _place = Waiting::enter(self)?;
+        let mut changed = self.changed.subscribe();
+        let arrives = async {
+            loop {
+                if let Some(model) = self.serving.load_full() {
+                    return Ok(Pinned::new(model));
+                }
+                if !self.holds_requests.load(Ordering::Acquire) {
+                    return Err(self.not_ready());
+                }
+                self.demanded.notify_one();
+                // The sender lives in this slot.
+                drop(changed.changed().await);
+            }
+        };
+        tokio::time::timeout(patience, arrives).await.unwrap_or_else(|_elapsed| Err(self.not_ready()))
+    }
+
+    fn not_ready(&self) -> Unavailable {
+        let status = self.status();
+        Unavailable::NotReady {
+            name: self.key.clone(),
+            state: status.state.label(),
+            message: status.message.clone(),
+        }
+    }
+
+    /// What answers now.
+    pub(super) fn serving(&self) -> Option<Arc<LoadedModel>> {
+        self.serving.load_full()
+    }
+
+    /// Moves the pointer. What answered before stays known until nobody holds it.
+    pub(super) fn swap(&self, model: Option<Arc<LoadedModel>>) -> Option<Arc<LoadedModel>> {
+        if let Some(model) = &model {
+            self.remember(model);
+        }
+        let before = self.serving.swap(model);
+        self.changed.send_replace(());
+        before
+    }
+
+    /// Whether requests wait while there is no model, and how many of them.
+    pub(super) fn hold_requests(&self, hold: bool, most: usize) {
+        self.most_waiting.store(most, Ordering::Release);
+        self.holds_requests.store(hold, Ordering::Release);
+        self.changed.send_replace(());
+    }
+
+    /// Tells where the wanted revision is.
+    pub(super) fn set_state(&self, revision: &str, state: ModelState, message: &str) {
+        let mut status = self.status();
+        revision.clone_into(&mut status.revision);
+        status.state = state;
+        message.clone_into(&mut status.message);
+        status.progress = None;
+        if state == ModelState::Ready && message.is_empty() {
+            status.last_failure = None;
+        }
+        drop(status);
+        self.changed.send_replace(());
+    }
+
+    /// Lets probes and admin page see a download.
+    pub(super) fn set_progress(&self, progress: &Progress) {
+        self.status().progress = Some(progress.clone());
+    }
+
+    /// Notes a failure; the state is told by itself.
+    pub(super) fn set_failure(&self, failure: Failure) {
+        self.status().last_failure = Some(failure);
+    }
+
+    pub(super) fn status(&self) -> MutexGuard<'_, Status> {
+        // Plain values are whole whatever happened to another holder.
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, model: &Arc<LoadedModel>) {
+        let mut going = self.going.lock().unwrap_or_else(PoisonError::into_inner);
+        going.retain(|known| known.strong_count() > 0 && !known.ptr_eq(&Arc::downgrade(model)));
+        going.push(Arc::downgrade(model));
+    }
+
+    /// Everything that was loaded for this slot and is still held by somebody, what answers now included.
+    pub(super) fn going(&self) -> Vec<Arc<LoadedModel>> {
+        let going = self.going.lock().unwrap_or_else(PoisonError::into_inner);
+        going.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// A request that waits for a model; counted until it is dropped.
+struct Waiting<'a>(&'a Slot);
+
+impl<'a> Waiting<'a> {
+    fn enter(slot: &'a Slot) -> Result<Self, Unavailable> {
+        let waiting = slot.waiting.fetch_add(1, Ordering::AcqRel);
+        let entered = Self(slot);
+        if slot.holds_requests.load(Ordering::Acquire) && waiting >= slot.most_waiting.load(Ordering::Acquire)
+        {
+            return Err(Unavailable::Overloaded { name: slot.key.clone(), waiting });
+        }
+        Ok(entered)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }

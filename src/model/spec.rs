@@ -1,8 +1,17 @@
-//! What to serve, as it is given: values that are parsed once and cannot be wrong afterwards.
+//! What to serve, as it is given: the schema of a model, and values that are parsed once and cannot be wrong afterwards.
 //!
 //! First stop of a model on its way into the process. Nothing in here touches the network.
 
+mod model;
+mod quantity;
 mod source;
+mod verify;
 
+pub use model::{
+    AfterDrain, GatewayRef, HubSpec, IntOrPercent, LimitsSpec, ModelDocument, ModelSpec, OnFailure,
+    RolloutSpec, RuntimeSpec, SourceSpec, SwapPolicy, WatchSpec,
+};
+pub use quantity::Bytes;
 pub(crate) use source::without_query;
 pub use source::{DEFAULT_HUB_ENDPOINT, HttpUrl, HubSource, Source, SourceError};
+pub use verify::{Isolation, Probe, VerifySpec};

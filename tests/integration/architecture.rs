@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use crate::harness::project;
 
 /// What each module may use of the others.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("main", &["cli"]),
     ("lib", &[]),
     ("cli", &["app", "config", "model", "shutdown", "telemetry"]),
-    ("app", &["config", "engine", "http", "memory", "metrics", "model", "shutdown"]),
+    ("app", &["config", "engine", "http", "memory", "metrics", "model", "models_file", "shutdown"]),
+    ("models_file", &["metrics", "model", "shutdown"]),
     ("config", &["model", "telemetry"]),
     ("http", &["engine", "generate", "metrics", "model", "openmetrics", "shutdown"]),
     ("generate", &["engine", "metrics", "model", "text"]),

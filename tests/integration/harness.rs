@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Command, FromArgMatches};
-use inference_gateway::app::{self, Listeners};
+use inference_gateway::app::{self, Listeners, Requests};
 use inference_gateway::config::Settings;
-use inference_gateway::shutdown::{StopHandle, stop_requests};
+use inference_gateway::shutdown::{ReloadHandle, StopHandle, reload_requests, stop_requests};
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -22,7 +22,9 @@ pub(crate) struct Gateway {
     pub(crate) ops: SocketAddr,
     pub(crate) client: reqwest::Client,
     stop: StopHandle,
+    reload: ReloadHandle,
     task: JoinHandle<anyhow::Result<()>>,
+    _state: tempfile::TempDir,
 }
 
 /// The project's folder.
@@ -82,16 +84,21 @@ impl Gateway {
     }
 
     /// Starts without waiting for the model.
-    pub(crate) async fn start(settings: Settings) -> Self {
+    pub(crate) async fn start(mut settings: Settings) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        settings.sources.state_dir.get_or_insert_with(|| state.path().to_owned());
         assert!(prepared("lib/libonnxruntime.so").exists());
         let listeners = Listeners {
             api: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             ops: TcpListener::bind("127.0.0.1:0").await.unwrap(),
         };
         let (api, ops) = (listeners.api.local_addr().unwrap(), listeners.ops.local_addr().unwrap());
-        let (stop, requests) = stop_requests();
+        let (stop, stop_requests) = stop_requests();
+        let (reload, reload_requests) = reload_requests();
+        let requests =
+            Requests { stop: stop_requests, reload: reload_requests, reload_handle: reload.clone() };
         let task = spawn(app::run(settings, listeners, requests));
-        Self { api, ops, client: client(), stop, task }
+        Self { api, ops, client: client(), stop, reload, task, _state: state }
     }
 
     /// Waits for `/readyz` to say 200; fails at once when the model has failed for good.
@@ -190,6 +197,11 @@ impl Gateway {
         }
     }
 
+    /// Asks for the list of models to be read again.
+    pub(crate) fn reload(&self) {
+        self.reload.reload();
+    }
+
     /// Asks for the end.
     pub(crate) fn stop(&self) {
         self.stop.stop();
@@ -220,4 +232,45 @@ where
     F::Output: Send + 'static,
 {
     tokio::spawn(future)
+}
+
+/// A list of models in a file of its own, as `--models-file` reads it.
+pub(crate) struct ModelsList {
+    folder: tempfile::TempDir,
+}
+
+impl ModelsList {
+    /// A list with this content; paths in it are absolute without their first `/`.
+    pub(crate) fn new(yaml: &str) -> Self {
+        let list = Self { folder: tempfile::tempdir().unwrap() };
+        list.write(yaml);
+        list
+    }
+
+    /// Replaces the content as editors and Kubernetes do: by rename.
+    pub(crate) fn write(&self, yaml: &str) {
+        let staged = self.folder.path().join("models.yaml.new");
+        std::fs::write(&staged, yaml).unwrap();
+        std::fs::rename(&staged, self.path()).unwrap();
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.folder.path().join("models.yaml")
+    }
+
+    /// A gateway that follows the list, with cache and state in the list's folder.
+    pub(crate) async fn gateway(&self, flags: &[&str]) -> Gateway {
+        let file = format!("--models-file={}", self.path().display());
+        let cache = format!("--cache-dir={}", self.folder.path().join("cache").display());
+        let mut all = vec![file.as_str(), cache.as_str(), "--model-root=/"];
+        all.extend(flags);
+        Gateway::start(settings(&all)).await
+    }
+}
+
+/// A list entry for a folder of this machine, with more fields of its spec.
+pub(crate) fn entry(name: &str, model: &str, fields: &str) -> String {
+    let path = model.strip_prefix('/').unwrap();
+    let separator = if fields.is_empty() { "" } else { ", " };
+    format!("- {{name: {name}, spec: {{source: {{path: {path}, inPlace: true}}{separator}{fields}}}}}\n")
 }

@@ -25,7 +25,7 @@ async fn the_pieces_of_a_stream_are_the_whole_answer() {
         request["stream"] = json!(true);
         let response = gateway.post(request.to_string()).send().await.unwrap();
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        assert_eq!(response.headers()["x-model-revision"].len(), 12);
+        assert_eq!(response.headers()["x-model-revision"].len(), 10);
         let events = events(response).await;
         let (last, pieces) = events.split_last().unwrap();
         let text: String = pieces.iter().map(|event| event["text"].as_str().unwrap()).collect();
@@ -63,8 +63,15 @@ async fn a_client_that_stops_reading_a_stream_frees_its_place() {
     drop(body);
     gateway.wait_sample(CANCELLED, 1.0).await;
     gateway.wait_sample(RUNNING, 0.0).await;
-    let (status, _) = gateway.infer(&json!({"text": "abc", "max_tokens": 1})).await;
-    assert_eq!(status.as_u16(), 200);
+    // The step in which the client went may still be running.
+    let began = std::time::Instant::now();
+    loop {
+        let (status, body) = gateway.infer(&json!({"text": "abc", "max_tokens": 1})).await;
+        if status.as_u16() == 200 {
+            return;
+        }
+        assert!(status.as_u16() == 429 && began.elapsed() < crate::harness::PATIENCE, "{body}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,99 @@
+//! Revisions that were taken out of service and still have requests: they end with their last request, or when their time
+//! has passed.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::spec::{AfterDrain, RolloutSpec};
+use super::{LoadedModel, ModelName};
+use crate::engine::EngineError;
+use crate::metrics::{LoadPhase, Metrics};
+
+/// The revisions of one model that are draining.
+pub(super) struct Drains {
+    model: ModelName,
+    metrics: Arc<Metrics>,
+    going: Vec<Drain>,
+}
+
+struct Drain {
+    model: Weak<LoadedModel>,
+    freed: watch::Receiver<bool>,
+    began: Instant,
+    deadline: Instant,
+    after: AfterDrain,
+    ended: bool,
+}
+
+impl Drains {
+    pub(super) fn new(model: ModelName, metrics: Arc<Metrics>) -> Self {
+        Self { model, metrics, going: Vec::new() }
+    }
+
+    /// Gives up the keeper's hold on a revision: from now on only requests hold it.
+    pub(super) fn begin(&mut self, model: Arc<LoadedModel>, rollout: &RolloutSpec) {
+        let began = Instant::now();
+        let allowed = Duration::from_secs(rollout.drain_seconds.into());
+        tracing::info!(
+            model = %self.model,
+            revision = model.revision,
+            in_flight = model.in_flight(),
+            "revision drains"
+        );
+        self.going.push(Drain {
+            freed: model.freed(),
+            model: Arc::downgrade(&model),
+            began,
+            deadline: began + allowed,
+            after: rollout.after_drain,
+            ended: false,
+        });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.going.is_empty()
+    }
+
+    /// Ends requests whose time has passed, and forgets what is gone.
+    pub(super) fn look(&mut self) {
+        let now = Instant::now();
+        let (model, metrics) = (&self.model, &self.metrics);
+        self.going.retain_mut(|drain| {
+            if drain.is_gone() {
+                metrics.model_load(model.as_str(), LoadPhase::Drain, drain.began.elapsed());
+                return false;
+            }
+            if now >= drain.deadline && drain.after == AfterDrain::End && !drain.ended {
+                drain.ended = true;
+                if let Some(old) = drain.model.upgrade() {
+                    let in_flight = old.in_flight();
+                    tracing::warn!(%model, revision = old.revision, in_flight, "the drain time has passed: ending what is left");
+                    old.engine.end(EngineError::Replaced);
+                }
+            }
+            true
+        });
+    }
+
+    /// Waits until the memory of all of them has been given back.
+    pub(super) async fn all_gone(&mut self) {
+        loop {
+            self.look();
+            let Some(drain) = self.going.first_mut() else {
+                return;
+            };
+            // A look now and then, for the deadline and for an engine that was ended.
+            drop(tokio::time::timeout(Duration::from_millis(50), drain.freed.wait_for(|freed| *freed)).await);
+        }
+    }
+}
+
+impl Drain {
+    /// Whether its memory has been given back: an engine that was ended gives it back whoever still reads its last answers.
+    fn is_gone(&self) -> bool {
+        *self.freed.borrow()
+            || self.model.upgrade().is_some_and(|model| self.ended && !*model.engine.alive().borrow())
+    }
+}

@@ -1,0 +1,144 @@
+//! A model that can answer, and the hold that a request has on it.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::health::Health;
+use super::manifest::Digest;
+use super::reaper::Reaper;
+use super::{LiveLimits, ModelName};
+use crate::engine::{Engine, TokenId};
+use crate::metrics::ModelMetrics;
+use crate::text::tokenizer::Tokenizer;
+
+/// A model that can answer. When the last hold on it is gone, its memory is given back by a thread of its own.
+pub struct LoadedModel {
+    /// The name that answers carry.
+    pub name: ModelName,
+    /// Hash of the spec as given.
+    pub revision: String,
+    /// Of the manifest of its files, when it is known.
+    pub digest: Option<Digest>,
+    /// Memory that loading it took, in bytes.
+    pub memory_bytes: u64,
+    /// Text to tokens and back.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Tokens that end a text, from the model's own files.
+    pub end_tokens: Vec<TokenId>,
+    /// Runs the generations.
+    pub engine: Engine,
+    /// The model's own metrics.
+    pub metrics: ModelMetrics,
+    /// How its generations end.
+    pub health: Health,
+    live: ArcSwap<LiveLimits>,
+    in_flight: AtomicUsize,
+    /// Milliseconds from `born` to the end of the last request.
+    used: AtomicU64,
+    born: Instant,
+    reaper: Reaper,
+    freed: watch::Sender<bool>,
+}
+
+/// What [`LoadedModel::new`] takes from loading.
+pub(super) struct Parts {
+    pub(super) name: ModelName,
+    pub(super) revision: String,
+    pub(super) digest: Option<Digest>,
+    pub(super) memory_bytes: u64,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) end_tokens: Vec<TokenId>,
+    pub(super) engine: Engine,
+    pub(super) metrics: ModelMetrics,
+    pub(super) live: LiveLimits,
+}
+
+impl LoadedModel {
+    pub(super) fn new(parts: Parts, reaper: &Reaper) -> Arc<Self> {
+        let Parts { name, revision, digest, memory_bytes, tokenizer, end_tokens, engine, metrics, live } =
+            parts;
+        engine.set_limits(live.concurrent, live.queue);
+        Arc::new(Self {
+            name,
+            revision,
+            digest,
+            memory_bytes,
+            tokenizer,
+            end_tokens,
+            engine,
+            metrics,
+            health: Health::default(),
+            live: ArcSwap::from_pointee(live),
+            in_flight: AtomicUsize::new(0),
+            used: AtomicU64::new(0),
+            born: Instant::now(),
+            reaper: reaper.clone(),
+            freed: watch::channel(false).0,
+        })
+    }
+
+    /// The limits of this moment.
+    pub fn live(&self) -> LiveLimits {
+        **self.live.load()
+    }
+
+    /// Changes the limits; what runs goes on.
+    pub(super) fn set_live(&self, live: LiveLimits) {
+        self.engine.set_limits(live.concurrent, live.queue);
+        self.live.store(Arc::new(live));
+    }
+
+    /// Requests that hold it.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// Time since the last request ended, or since it was loaded; zero while one runs.
+    pub(super) fn idle(&self) -> Duration {
+        if self.in_flight() > 0 {
+            return Duration::ZERO;
+        }
+        self.born.elapsed().saturating_sub(Duration::from_millis(self.used.load(Ordering::Acquire)))
+    }
+
+    /// Turns true when nobody holds it any more and its memory has been given back.
+    pub(super) fn freed(&self) -> watch::Receiver<bool> {
+        self.freed.subscribe()
+    }
+}
+
+impl Drop for LoadedModel {
+    fn drop(&mut self) {
+        self.reaper.bury(self.engine.clone(), self.freed.clone());
+    }
+}
+
+/// A request's hold on its model, for the request's whole life: a swap never tears a stream.
+pub struct Pinned(Arc<LoadedModel>);
+
+impl Pinned {
+    pub(super) fn new(model: Arc<LoadedModel>) -> Self {
+        model.in_flight.fetch_add(1, Ordering::AcqRel);
+        Self(model)
+    }
+}
+
+impl Deref for Pinned {
+    type Target = LoadedModel;
+
+    fn deref(&self) -> &LoadedModel {
+        &self.0
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.0.used.store(self.0.born.elapsed().as_millis() as u64, Ordering::Release);
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,76 @@
+//! Whether there is memory for a new revision beside the old one, in its place, or not at all.
+
+use super::spec::SwapPolicy;
+
+/// How a new revision is brought into memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Beside what serves, which goes on meanwhile.
+    Beside,
+    /// In its place: requests wait meanwhile.
+    Instead,
+}
+
+/// There is not enough memory.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "loading needs about {needed_bytes} bytes and {free_bytes} are free{}: give the gateway more memory, or serve less \
+     beside it{}",
+    if *serving_bytes > 0 { format!(" beside the revision that serves, which takes about {serving_bytes}") } else { String::new() },
+    if *serving_bytes > 0 { "; with swapPolicy UnloadBeforeLoad the old revision makes room first" } else { "" }
+)]
+pub struct InsufficientMemory {
+    /// What loading takes.
+    pub needed_bytes: u64,
+    /// What is free.
+    pub free_bytes: u64,
+    /// What the revision takes that serves now.
+    pub serving_bytes: u64,
+}
+
+/// Decides; `free_bytes` is `None` where nobody knows, which counts as plenty.
+///
+/// # Errors
+/// Neither way fits, or the one that does is not allowed: `Auto` never takes out what serves.
+pub(super) fn decide(
+    needed_bytes: u64,
+    free_bytes: Option<u64>,
+    serving_bytes: u64,
+    policy: SwapPolicy,
+) -> Result<Way, InsufficientMemory> {
+    let free = free_bytes.unwrap_or(u64::MAX);
+    let beside = needed_bytes <= free;
+    let instead = needed_bytes <= free.saturating_add(serving_bytes) && serving_bytes > 0;
+    match policy {
+        SwapPolicy::Auto | SwapPolicy::LoadBeforeUnload if beside => Ok(Way::Beside),
+        SwapPolicy::UnloadBeforeLoad if instead => Ok(Way::Instead),
+        SwapPolicy::UnloadBeforeLoad if beside => Ok(Way::Beside),
+        SwapPolicy::Auto | SwapPolicy::LoadBeforeUnload | SwapPolicy::UnloadBeforeLoad => {
+            Err(InsufficientMemory { needed_bytes, free_bytes: free, serving_bytes })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_taken_out_unless_it_is_asked_for() {
+        assert_eq!(decide(10, Some(10), 50, SwapPolicy::Auto), Ok(Way::Beside));
+        assert_eq!(decide(10, None, 50, SwapPolicy::LoadBeforeUnload), Ok(Way::Beside));
+        let refused = decide(11, Some(10), 50, SwapPolicy::Auto).unwrap_err();
+        assert!(refused.to_string().contains("UnloadBeforeLoad"), "{refused}");
+        assert!(decide(11, Some(10), 50, SwapPolicy::LoadBeforeUnload).is_err());
+        assert_eq!(decide(11, Some(10), 50, SwapPolicy::UnloadBeforeLoad), Ok(Way::Instead));
+        assert!(decide(61, Some(10), 50, SwapPolicy::UnloadBeforeLoad).is_err());
+    }
+
+    #[test]
+    fn what_asked_to_be_unloaded_first_is() {
+        assert_eq!(decide(10, Some(100), 50, SwapPolicy::UnloadBeforeLoad), Ok(Way::Instead));
+        assert_eq!(decide(10, Some(100), 0, SwapPolicy::UnloadBeforeLoad), Ok(Way::Beside), "nothing serves");
+        let refused = decide(11, Some(10), 0, SwapPolicy::Auto).unwrap_err();
+        assert!(!refused.to_string().contains("UnloadBeforeLoad"), "{refused}");
+    }
+}
