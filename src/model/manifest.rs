@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::hexadecimal::{hexadecimal, is_sha256};
+
 /// The name of the manifest in its folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
@@ -314,15 +316,6 @@ fn sha256_of(path: &Path) -> Result<String, ManifestError> {
             length => hash.update(&piece[..length]),
         }
     }
-}
-
-fn is_sha256(digits: &str) -> bool {
-    digits.len() == 64 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect()
 }
 
 fn storage(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ManifestError + use<> {

@@ -7,6 +7,7 @@
 
 mod budget;
 mod files;
+mod hexadecimal;
 mod load;
 pub mod manifest;
 mod name;

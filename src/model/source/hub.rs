@@ -30,6 +30,7 @@ use super::{
     FetchSettings, GRAPH_CANDIDATES, TOKENIZER_COMPANIONS, TOKENIZER_FILE, WEIGHT_SUFFIXES, has_extension,
     tokenizer_folders,
 };
+use crate::model::hexadecimal::is_sha256;
 use crate::model::spec::{HubSource, without_query};
 
 /// One fetch from one repository.
@@ -261,10 +262,6 @@ fn checked(
 fn is_missing_file(response: &Response) -> bool {
     let about = error_code(response);
     response.status() == StatusCode::NOT_FOUND && !matches!(about, Some("RepoNotFound" | "RevisionNotFound"))
-}
-
-fn is_sha256(etag: &str) -> bool {
-    etag.len() == 64 && etag.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn header(response: &Response, name: &str) -> Option<String> {

@@ -23,6 +23,7 @@ use tokio_util::bytes::Bytes;
 use tracing::info;
 
 use super::error::{FetchError, storage};
+use crate::model::hexadecimal::hexadecimal;
 
 /// Between two looks at a lock that somebody else holds. The lock is polled because a thread that waits in the kernel
 /// could not be called back when the fetch is cancelled.
@@ -252,11 +253,6 @@ pub(super) fn sync_folder(path: &Path) -> Result<(), FetchError> {
 /// Whether a file is there, links followed.
 pub(super) async fn is_file(path: &Path) -> bool {
     tokio::fs::metadata(path).await.is_ok_and(|metadata| metadata.is_file())
-}
-
-/// Lower-case hexadecimal digits.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |digits, byte| digits + &format!("{byte:02x}"))
 }
 
 /// Runs file work off the async threads; `path` is for the error should the work panic or the runtime end.

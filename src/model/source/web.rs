@@ -16,9 +16,10 @@ use url::Url;
 use super::download::{RemoteFile, download, validator};
 use super::error::{FetchError, storage};
 use super::http::Http;
-use super::partial::{Identity, blocking, hexadecimal, is_file, with_suffix};
+use super::partial::{Identity, blocking, is_file, with_suffix};
 use super::progress::Progress;
 use super::{TOKENIZER_COMPANIONS, TOKENIZER_FILE, WEIGHT_SUFFIXES, has_extension, tokenizer_folders};
+use crate::model::hexadecimal::hexadecimal;
 use crate::model::spec::{HttpUrl, without_query};
 
 /// Longest file name we take from an address; file systems allow 255 with our suffixes.

@@ -118,7 +118,7 @@ async fn bytes_corrupted_before_a_resume_are_found() {
 #[tokio::test]
 async fn a_size_other_than_announced_is_refused_before_the_first_byte() {
     let (_hub, store, place, body) = hub_with_model().await;
-    let digest = super::super::partial::hexadecimal(&<sha2::Sha256 as sha2::Digest>::digest(&body));
+    let digest = crate::model::hexadecimal::hexadecimal(&<sha2::Sha256 as sha2::Digest>::digest(&body));
     store.put(&format!("/store/{digest}"), Page::file(&body[1..], "short"));
     let error = place.graph("hf://o/r").await.unwrap_err();
     assert!(matches!(error, FetchError::Response { .. }) && !error.is_permanent(), "{error:?}");

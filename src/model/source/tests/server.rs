@@ -13,6 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::model::hexadecimal::hexadecimal;
+
 /// What goes wrong with the next GET of a file that exists.
 #[derive(Debug, Clone)]
 pub(super) enum Trick {
@@ -136,7 +138,7 @@ impl Server {
 
     /// A file of the repository `o/r` as the hub serves large ones: known by its sha256, kept in a store elsewhere.
     pub(super) fn put_large(&self, commit: &str, path: &str, body: &[u8], store: &Server) {
-        let digest = super::super::partial::hexadecimal(&Sha256::digest(body));
+        let digest = hexadecimal(&Sha256::digest(body));
         let stored = format!("/store/{digest}");
         store.put(&stored, Page::file(body, "etag-of-the-store"));
         let mut page = Page::redirect(&format!("{}?signature=secret", store.url(&stored)));
@@ -147,7 +149,7 @@ impl Server {
 
     /// A file of the repository `o/r` as the hub serves small ones: by itself, known by the hash of the git object.
     pub(super) fn put_small(&self, commit: &str, path: &str, body: &[u8]) {
-        let digest = super::super::partial::hexadecimal(&Sha256::digest(body));
+        let digest = hexadecimal(&Sha256::digest(body));
         self.put_revisions(commit, path, Page::file(body, &digest[..40]));
     }
 
