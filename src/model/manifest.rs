@@ -22,7 +22,7 @@ const MOST_FILES: usize = 1024;
 /// Longest name of a file.
 const LONGEST_NAME: usize = 200;
 /// Largest manifest that is read.
-const MOST_BYTES: u64 = 1 << 20;
+pub(super) const MOST_BYTES: u64 = 1 << 20;
 /// Bytes that are hashed at once.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -144,12 +144,7 @@ impl Manifest {
         if files.is_empty() {
             return Err(ManifestError::Empty { path: folder.to_owned() });
         }
-        files.sort_by(|a, b| a.name.cmp(&b.name));
-        let manifest = Self { files };
-        manifest
-            .check_names()
-            .map_err(|message| ManifestError::Invalid { path: folder.to_owned(), message })?;
-        Ok(manifest)
+        Self::from_files(files).map_err(|message| ManifestError::Invalid { path: folder.to_owned(), message })
     }
 
     /// Reads the manifest of `folder`, with its digest; `None` when there is none.
@@ -184,6 +179,27 @@ impl Manifest {
         let manifest = Self { files };
         manifest.check_names()?;
         Ok(manifest)
+    }
+
+    /// A manifest of these files.
+    ///
+    /// # Errors
+    /// What is wrong, for a person.
+    pub(super) fn from_files(mut files: Vec<ManifestFile>) -> Result<Self, String> {
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        let manifest = Self { files };
+        manifest.check_names()?;
+        Ok(manifest)
+    }
+
+    /// Bytes of all files together.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.size))
+    }
+
+    /// The file of this name.
+    pub(super) fn file(&self, name: &str) -> Option<&ManifestFile> {
+        self.files.iter().find(|file| file.name == name)
     }
 
     /// The files, sorted by name as they were written.
@@ -266,6 +282,11 @@ impl Manifest {
 }
 
 impl Digest {
+    /// The 64 hexadecimal digits alone.
+    pub fn digits(&self) -> &str {
+        &self.0
+    }
+
     /// The digest of a manifest's bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(hexadecimal(&Sha256::digest(bytes)))

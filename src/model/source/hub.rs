@@ -197,6 +197,7 @@ impl<'a> Snapshot<'a> {
                 expected_bytes: metadata.bytes,
                 // Files of git have a 40-digit etag: the hash of a git object, not of the bytes.
                 sha256: Some(metadata.etag.as_str()).filter(|etag| is_sha256(etag)),
+                authorization: None,
             };
             download(self.http, &file, self.progress).await?;
         }

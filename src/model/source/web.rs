@@ -99,7 +99,7 @@ impl Web<'_> {
         if is_file(target).await && self.is_current(url, target).await {
             return Ok(());
         }
-        let file = RemoteFile { url, target, seen, expected_bytes: None, sha256: None };
+        let file = RemoteFile { url, target, seen, expected_bytes: None, sha256: None, authorization: None };
         if let Some(version) = download(self.http, &file, self.progress).await? {
             let record = record_path(target);
             blocking(target, move || fs::write(&record, version).map_err(storage("write", &record))).await?;
