@@ -21,6 +21,7 @@ use crate::model::manifest::{Digest, Manifest};
 use crate::model::reconcile::{ModelSpec, Workshop};
 use crate::model::source::{FetchSettings, Fetcher, Guard, GuardRules, HubToken};
 use crate::model::spec::{HttpUrl, Source};
+use crate::model::store::{Store, StoreSettings};
 use crate::model::{LoadLimits, LoadedModel, MemoryLimits, Registry, RunningStep};
 use crate::shutdown::{Phase, StopRequests, Tasks};
 
@@ -134,6 +135,19 @@ pub async fn verify(settings: &Settings) -> anyhow::Result<Report> {
         metrics: Arc::new(Metrics::new()),
     };
     Ok(Report { manifest, model: workshop.try_once(&spec).await? })
+}
+
+/// The store that the settings describe, for sources that they name.
+///
+/// # Errors
+/// A setting is not understood.
+pub fn store(settings: &Settings) -> anyhow::Result<Store> {
+    let sources = &settings.sources;
+    let folder = sources.cache_folder();
+    let mut fetch = fetch_settings(sources, &model_spec(settings)?)?;
+    fetch.download_cache = folder.join("downloads");
+    let store = StoreSettings { folder, limit_bytes: sources.cache_limit };
+    Ok(Store::new(store, Fetcher::new(fetch)).with_most_model_bytes(sources.max_model_bytes))
 }
 
 /// Brings the model up and watches its engine; returns only when the engine has died.

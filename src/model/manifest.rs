@@ -236,17 +236,29 @@ impl Manifest {
     /// # Errors
     /// The first file that is missing, of another kind, or of other bytes.
     pub fn verify(&self, folder: &Path) -> Result<(), ManifestError> {
+        self.verify_sizes(folder)?;
+        for file in &self.files {
+            let path = folder.join(&file.name);
+            let found = sha256_of(&path)?;
+            if found != file.sha256 {
+                let expected = format!("sha256 {}", file.sha256);
+                return Err(ManifestError::Mismatch { path, found: format!("sha256 {found}"), expected });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that `folder` holds every listed file in its size, without reading them.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub(super) fn verify_sizes(&self, folder: &Path) -> Result<(), ManifestError> {
         for file in &self.files {
             let path = folder.join(&file.name);
             let size = plain_file(&path)?.len();
             if size != file.size {
                 let (found, expected) = (format!("{size} bytes"), format!("{} bytes", file.size));
                 return Err(ManifestError::Mismatch { path, found, expected });
-            }
-            let found = sha256_of(&path)?;
-            if found != file.sha256 {
-                let expected = format!("sha256 {}", file.sha256);
-                return Err(ManifestError::Mismatch { path, found: format!("sha256 {found}"), expected });
             }
         }
         Ok(())
@@ -312,10 +324,26 @@ impl std::str::FromStr for Digest {
 ///
 /// A link of either kind would let a folder reach files outside of it; ONNX Runtime refuses symbolic ones and accepts
 /// hard ones.
-fn plain_file(path: &Path) -> Result<Metadata, ManifestError> {
+pub(super) fn plain_file(path: &Path) -> Result<Metadata, ManifestError> {
+    let metadata = fs::symlink_metadata(path).map_err(storage("read", path))?;
+    check_plain(path, &metadata)?;
+    Ok(metadata)
+}
+
+/// Opens what [`plain_file`] accepts: neither follows a link nor waits for a pipe that took the name in the meantime.
+pub(super) fn open_plain(path: &Path) -> Result<File, ManifestError> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    plain_file(path)?;
+    let options = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    let file = options.map_err(storage("open", path))?;
+    check_plain(path, &file.metadata().map_err(storage("read", path))?)?;
+    Ok(file)
+}
+
+fn check_plain(path: &Path, metadata: &Metadata) -> Result<(), ManifestError> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-    let metadata = fs::symlink_metadata(path).map_err(storage("read", path))?;
     let kind = metadata.file_type();
     let what = match () {
         () if kind.is_symlink() => "a symbolic link",
@@ -323,13 +351,17 @@ fn plain_file(path: &Path) -> Result<Metadata, ManifestError> {
         () if kind.is_fifo() || kind.is_socket() => "a pipe or socket",
         () if kind.is_block_device() || kind.is_char_device() => "a device",
         () if metadata.nlink() > 1 => "a file with more than one name (hard links)",
-        () => return Ok(metadata),
+        () => return Ok(()),
     };
     Err(ManifestError::Unsafe { path: path.to_owned(), what })
 }
 
 fn sha256_of(path: &Path) -> Result<String, ManifestError> {
-    let mut file = File::open(path).map_err(storage("open", path))?;
+    sha256_of_file(open_plain(path)?, path)
+}
+
+/// The sha256 of an open file from where it stands; `path` is for the error.
+pub(super) fn sha256_of_file(mut file: File, path: &Path) -> Result<String, ManifestError> {
     let (mut hash, mut piece) = (Sha256::new(), vec![0; PIECE_BYTES]);
     loop {
         match file.read(&mut piece).map_err(storage("read", path))? {

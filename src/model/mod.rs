@@ -16,6 +16,7 @@ pub mod reconcile;
 mod registry;
 pub mod source;
 pub mod spec;
+pub mod store;
 
 use std::sync::Arc;
 

@@ -24,6 +24,7 @@ mod listed;
 mod oci;
 mod partial;
 mod progress;
+mod version;
 mod web;
 
 use std::path::{Path, PathBuf};
@@ -38,6 +39,7 @@ use self::http::Http;
 pub use self::http::HubToken;
 pub use self::listed::ListedFiles;
 pub use self::progress::{Progress, ProgressReading};
+pub(in crate::model) use self::version::Version;
 use crate::model::manifest::Digest;
 use crate::model::spec::{HttpUrl, HubSource, OciSource, Source, without_query};
 
@@ -164,6 +166,33 @@ impl Fetcher {
         };
         let folder = folder_of(&tokenizer);
         Ok(TokenizerFiles { tokenizer, folder })
+    }
+
+    /// Another file beside a graph that [`Self::model_files`] gave for `source`; downloads it if need be.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub(in crate::model) async fn beside(
+        &self,
+        source: &Source,
+        graph: &Path,
+        name: &str,
+        progress: &Progress,
+    ) -> Result<PathBuf, FetchError> {
+        let here = graph.with_file_name(name);
+        if partial::is_file(&here).await {
+            return Ok(here);
+        }
+        match self.resolve(source)? {
+            Resolved::Url(url) => self.web(progress).beside(url, graph, name).await,
+            Resolved::Hub(hub) => self.hub(&hub, progress).beside(graph, name).await,
+            Resolved::Path(_) | Resolved::Listed(_) => Err(FetchError::NotFound {
+                wanted: "file that the graph keeps its weights in",
+                place: source.to_string(),
+                looked_for: name.to_owned(),
+                found: "none of that name".to_owned(),
+            }),
+        }
     }
 
     /// All files of a source that lists them with their hashes (a `manifest.json` behind an address, an OCI artifact);

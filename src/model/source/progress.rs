@@ -56,7 +56,7 @@ impl Progress {
         self.lock().done_bytes += bytes;
     }
 
-    pub(super) fn finish(&self) {
+    pub(in crate::model) fn finish(&self) {
         let mut reading = self.lock();
         let earlier_bytes = reading.earlier_bytes + reading.done_bytes;
         let planned_bytes = reading.planned_bytes;
