@@ -309,4 +309,4 @@ fn folder_of(path: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::model) mod tests;

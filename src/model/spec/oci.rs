@@ -38,8 +38,9 @@ impl OciSource {
             let host = registry.rsplit('@').next().unwrap_or_default().to_owned();
             return Err(SourceError::UserInformation { host });
         }
+        let part = |c: char| c.is_ascii_alphanumeric() || ".-:[]".contains(c);
         let address = Url::parse(&format!("https://{registry}/")).ok();
-        let Some(address) = address.filter(|url| !registry.is_empty() && url.path() == "/") else {
+        let Some(address) = address.filter(|_| !registry.is_empty() && registry.chars().all(part)) else {
             return refuse(registry, "registry (a host, with a port if it is not 443)");
         };
         let (rest, digest) = match rest.split_once('@') {
