@@ -36,7 +36,7 @@ use super::spec::Source;
 
 /// Large models over slow lines take long, and a process that waits does no harm.
 const PATIENCE: Duration = Duration::from_mins(30);
-/// Twice the default of INFERENCE_MAX_DOWNLOAD_BYTES, which bounds each file.
+/// Twice the default of `INFERENCE_MAX_DOWNLOAD_BYTES`, which bounds each file.
 const MOST_MODEL_BYTES: u64 = 128 << 30;
 /// Whether a source means something else by now is good to know and nothing to wait for.
 const VERSION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -277,7 +277,7 @@ impl Store {
             Err(error) => return Err(error),
         };
         remember(&self.memory.verified, digest.digits());
-        place.touch(&hold);
+        place::touch(&hold);
         if manifest.file(TOKENIZER).is_none() {
             return Err(PrepareError::Incomplete { wanted: TOKENIZER, place: folder.display().to_string() });
         }
@@ -375,9 +375,9 @@ fn checked(
         return Err(ManifestError::Digest { path: path(), found, expected: expected.clone() });
     }
     if verified {
-        listed.verify_sizes(folder)?
+        listed.verify_sizes(folder)?;
     } else {
-        listed.verify(folder)?
+        listed.verify(folder)?;
     }
     Ok(Some(listed))
 }

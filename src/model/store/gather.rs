@@ -56,16 +56,13 @@ pub(super) async fn gather(
     // The wished digest may be that of the list, or of the list together with a separate tokenizer.
     let wish = Wish { digest: digest.filter(|_| tokenizer.is_none()), limit_bytes: Some(limit_bytes) };
     let listed = fetcher.listed_files(source, wish, progress).await?;
-    let (graph, mut version) = match &listed {
-        Some(listed) => {
-            let graph = listed.folder.join(graph_name(&listed.manifest, source)?);
-            (graph, Some(Version { name: listed.digest.to_string(), path: None }))
-        }
-        None => {
-            let graph = fetcher.model_files(source, progress).await?.graph;
-            let version = fetcher.version_of(source, &graph).await;
-            (graph, version)
-        }
+    let (graph, mut version) = if let Some(listed) = &listed {
+        let graph = listed.folder.join(graph_name(&listed.manifest, source)?);
+        (graph, Some(Version { name: listed.digest.to_string(), path: None }))
+    } else {
+        let graph = fetcher.model_files(source, progress).await?.graph;
+        let version = fetcher.version_of(source, &graph).await;
+        (graph, version)
     };
     version = version.filter(|_| is_mutable(source));
     let (read, expected) = (graph.clone(), digest.filter(|_| matches!(source, Source::Path(_))).cloned());
@@ -169,10 +166,8 @@ fn data_files(graph: &Path, in_place: bool) -> Result<Vec<String>, PrepareError>
     if in_place {
         return Ok(found.filter(|name| flat(name)).collect());
     }
-    let checked = |name: String| match flat(&name) {
-        true => Ok(name),
-        false => Err(PrepareError::Data { path: graph.to_owned(), location: name }),
-    };
+    let outside = |location| PrepareError::Data { path: graph.to_owned(), location };
+    let checked = |name: String| if flat(&name) { Ok(name) } else { Err(outside(name)) };
     found.map(checked).collect()
 }
 

@@ -120,17 +120,10 @@ impl Place {
                 let (place, folder) = (told.to_owned(), self.folder.to_path_buf());
                 return Err(PrepareError::Busy { place, folder, waited: patience });
             }
-            tokio::time::sleep(wait.min(patience - waited)).await;
+            tokio::time::sleep(wait.min(patience.saturating_sub(waited))).await;
             wait = (wait * 2).min(LONGEST_WAIT);
         }
         Ok(Arc::new(file))
-    }
-
-    /// Notes that a model is used now.
-    pub(super) fn touch(&self, hold: &Hold) {
-        if let Err(error) = hold.set_modified(SystemTime::now()) {
-            tracing::debug!(%error, "failed to note the use of a model");
-        }
     }
 
     /// A new folder in staging.
@@ -214,6 +207,13 @@ fn is_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: io::Result<fs::Metadata>| metadata.ok().map(|of| (of.dev(), of.ino()));
     let ours = identity(file.metadata());
     ours.is_some() && ours == identity(fs::metadata(path))
+}
+
+/// Notes that a model is used now.
+pub(super) fn touch(hold: &Hold) {
+    if let Err(error) = hold.set_modified(SystemTime::now()) {
+        tracing::debug!(%error, "failed to note the use of a model");
+    }
 }
 
 /// Removes a file, or a folder with all that is in it; nothing there is fine.

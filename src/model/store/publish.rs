@@ -62,7 +62,9 @@ pub(super) fn stage(
     let (_, digest, manifest_bytes) = match checked(files, gathered) {
         Err(error @ PrepareError::Manifest(ManifestError::Mismatch { .. })) => {
             // What we have downloaded ourselves and is not what it should be is of no use to the next attempt.
-            downloads.iter().for_each(|(_, path)| drop(remove_all(path)));
+            for (_, path) in &downloads {
+                drop(remove_all(path));
+            }
             return Err(error);
         }
         outcome => outcome?,
@@ -93,7 +95,9 @@ impl Staged {
             outcome => outcome.map_err(place.failed("publish", &target))?,
         }
         sync_folder(&place.models()).map_err(place.failed("sync the folder", &place.models()))?;
-        downloads.iter().for_each(|(_, from)| forget(from));
+        for (_, from) in &downloads {
+            forget(from);
+        }
         Ok(())
     }
 }

@@ -12,7 +12,7 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 async fn served() -> (Server, Bench, String) {
     let server = Server::start().await;
     server.put("/m/model.onnx", Page::file(&graph(&["weights.bin"]), "v1"));
-    server.put("/m/weights.bin", Page::file(&[7; 50_000], "w1"));
+    server.put("/m/weights.bin", Page::file(&vec![7; 50_000], "w1"));
     server.put("/m/tokenizer.json", Page::file(b"{}", "t1"));
     let bench = Bench::with_hub(&server.address);
     let url = server.url("/m/model.onnx");
@@ -23,7 +23,7 @@ async fn served() -> (Server, Bench, String) {
 async fn an_address_is_fetched_once_and_then_served_from_the_store() {
     let (server, bench, url) = served().await;
     let first = bench.prepare(&url).await.unwrap();
-    assert_eq!(fs::read(first.folder.join("weights.bin")).unwrap(), [7; 50_000]);
+    assert_eq!(fs::read(first.folder.join("weights.bin")).unwrap(), vec![7; 50_000]);
     assert_eq!(bench.names("downloads"), Vec::<String>::new(), "moved, not copied");
     let downloads = server.downloads().len();
     assert_eq!(downloads, 3);
@@ -92,7 +92,7 @@ async fn a_model_arrives_whole_over_a_line_that_breaks() {
         assert_eq!(bench.names("models"), Vec::<String>::new());
     };
     assert!(failures >= 3, "{failures}");
-    assert_eq!(fs::read(prepared.folder.join("weights.bin")).unwrap(), [7; 50_000]);
+    assert_eq!(fs::read(prepared.folder.join("weights.bin")).unwrap(), vec![7; 50_000]);
     bench.assert_clean();
 }
 
