@@ -177,7 +177,9 @@ impl Store {
         let Some(recorded) = record.digest() else {
             return Ok(None);
         };
-        if wanted.digest.is_none() && matches!(wanted.source, Source::Path(_)) {
+        // With a remote tokenizer the record stands, as it does for remote sources.
+        let mut sources = [Some(wanted.source), wanted.tokenizer].into_iter().flatten();
+        if wanted.digest.is_none() && sources.all(|source| matches!(source, Source::Path(_))) {
             match self.measured(wanted, progress).await {
                 Ok(found) if found == recorded => {}
                 Ok(found) => return Err(changed(wanted, found, recorded)),
@@ -226,13 +228,14 @@ impl Store {
             }
             tracing::warn!(source = %wanted.source, was = %recorded, is = %digest, "the source has changed, and nothing is left of what it was");
         }
+        // From before it appears until the caller has it, nobody may prune it.
+        let hold = place.hold(&digest, self.patience).await?;
         // A damaged one under the same digest would keep the new one out.
         if self.entry(place, &digest, wanted.source).await?.is_none() {
-            let hold = place.hold(&digest, self.patience).await?;
-            let area = place.clone();
+            let (area, held) = (place.clone(), Arc::clone(&hold));
             blocking(move || {
                 let published = staged.publish(&area);
-                drop(hold);
+                drop(held);
                 published
             })
             .await?;
@@ -243,8 +246,9 @@ impl Store {
             record.write(&path).map_err(place.failed("write", &path))?;
         }
         let prepared = self.entry(place, &digest, wanted.source).await?;
-        prepared
-            .ok_or_else(|| PrepareError::Incomplete { wanted: "manifest.json", place: digest.to_string() })
+        drop(hold);
+        // Damaged within moments of being written: the next attempt may do better.
+        prepared.ok_or(PrepareError::Lost)
     }
 
     /// A model of the store, held; `None` when it is not there or was damaged, in which case it is not there any more.

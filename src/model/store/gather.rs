@@ -32,6 +32,8 @@ pub(super) struct Gathered {
     /// The graph and the tokenizer, where a model that is used in place is loaded from.
     pub(super) graph: PathBuf,
     pub(super) tokenizer: PathBuf,
+    /// Whether nobody else misses files of our download area when they are moved.
+    pub(super) movable: bool,
     /// What the source calls this version of the graph.
     pub(super) version: Option<Version>,
 }
@@ -104,7 +106,8 @@ pub(super) async fn gather(
     }
     check_sum(&place, &files, limit_bytes)?;
     let covered = covered && own.is_some();
-    Ok(Gathered { files, own, covered, graph, tokenizer: tokenizer_path, version })
+    let movable = ![Some(source), tokenizer].into_iter().flatten().any(|one| matches!(one, Source::Path(_)));
+    Ok(Gathered { files, own, covered, movable, graph, tokenizer: tokenizer_path, version })
 }
 
 /// Whether what a source means can change: branches, tags and addresses, but neither commits nor digests.

@@ -1,6 +1,7 @@
 //! Makes room: what was used last longest ago goes first, what is kept or in use stays.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -51,8 +52,11 @@ fn remove(place: &Place, digest: &Digest) -> Result<bool, PrepareError> {
     // Out of sight in one step: what a crash leaves in staging is swept.
     let (folder, staging) = (place.model(digest), place.staging()?);
     let hidden = staging.folder.join("removed");
-    fs::rename(&folder, &hidden).map_err(place.failed("remove", &folder))?;
-    Ok(true)
+    match fs::rename(&folder, &hidden) {
+        // Set aside by a process that found it damaged.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        outcome => outcome.map(|()| true).map_err(place.failed("remove", &folder)),
+    }
 }
 
 fn entries(place: &Place) -> Result<Vec<Entry>, PrepareError> {

@@ -50,7 +50,7 @@ pub(super) fn stage(
         progress.note(&format!("checking {name}"));
         let from = resolved(path)?;
         let input = manifest::open_plain(&from)?;
-        if fs::canonicalize(&from).is_ok_and(|from| from.starts_with(&area)) {
+        if gathered.movable && fs::canonicalize(&from).is_ok_and(|from| from.starts_with(&area)) {
             files.push(listed(name, input, &from)?);
             downloads.push((name.clone(), from));
         } else {

@@ -47,6 +47,21 @@ async fn an_address_whose_copy_is_gone_means_what_it_means_now() {
     assert_eq!(bench.prepare(&url).await.unwrap().digest, second.digest);
 }
 
+#[tokio::test]
+async fn a_change_of_the_source_is_asked_for_until_it_has_been_told_once() {
+    let (server, bench, url) = served().await;
+    let store = bench.store();
+    let asked = async || {
+        let before = server.seen().len();
+        prepare(&store, &url, None).await.unwrap();
+        server.seen().len() - before
+    };
+    asked().await;
+    assert_eq!(asked().await, 1, "one HEAD, and it says the same version");
+    server.put("/m/model.onnx", Page::file(&graph(&[]), "v2"));
+    assert_eq!((asked().await, asked().await), (1, 0));
+}
+
 /// Rows 1 and 7: an error page, an archive, another digest than the wanted one.
 #[tokio::test]
 async fn what_a_server_sends_instead_of_the_model_is_refused() {
