@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::model::manifest::{Digest, Manifest};
 use crate::model::source::{FetchSettings, Fetcher, Guard, GuardRules, HubToken};
 use crate::model::spec::{HttpUrl, Source};
+use crate::model::store::{Store, StoreSettings};
 use crate::model::{
     Defaults, Desired, Fleet, LiveLimits, LoadLimits, LoadedModel, MemoryLimits, Registry, RunningStep,
     StateFolder, Target, Workshop,
@@ -85,7 +86,7 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
     let defaults = defaults(&settings);
     let target = environment_target(&settings, &defaults)?;
     let workshop = Workshop::new(
-        Fetcher::new(fetch_settings(&settings.sources, target.as_ref())?),
+        store_of(&settings, target.as_ref())?,
         start_runtime(&settings.engine)?,
         Arc::clone(&registry),
         Arc::clone(&metrics),
@@ -156,13 +157,32 @@ pub async fn verify(settings: &Settings) -> anyhow::Result<Report> {
         manifest = Some((digest, listed.files().len(), listed.files().iter().map(|file| file.size).sum()));
     }
     let workshop = Workshop::new(
-        Fetcher::new(fetch_settings(&settings.sources, Some(&target))?),
+        store_of(settings, Some(&target))?,
         start_runtime(&settings.engine)?,
         Arc::default(),
         Arc::new(Metrics::new()),
         None,
     )?;
     Ok(Report { manifest, model: workshop.try_once(&target).await? })
+}
+
+/// The store that the settings describe, for sources that they name.
+///
+/// # Errors
+/// A setting is not understood.
+pub fn store(settings: &Settings) -> anyhow::Result<Store> {
+    let target = default_target(settings, &defaults(settings))?;
+    store_of(settings, Some(&target))
+}
+
+/// The store; what `target` names is not guarded against.
+fn store_of(settings: &Settings, target: Option<&Target>) -> anyhow::Result<Store> {
+    let sources = &settings.sources;
+    let folder = sources.cache_folder();
+    let mut fetch = fetch_settings(sources, target)?;
+    fetch.download_cache = folder.join("downloads");
+    let store = StoreSettings { folder, limit_bytes: sources.cache_limit };
+    Ok(Store::new(store, Fetcher::new(fetch)).with_most_model_bytes(sources.max_model_bytes))
 }
 
 /// Follows the list of models, if there is one.

@@ -1,4 +1,6 @@
-//! The command line: `serve` (also without a subcommand), `config`, `verify` and `pack`.
+//! The command line: `serve` (also without a subcommand), `config`, `verify`, `fetch` and `pack`.
+
+mod fetch;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ enum Action {
     Serve,
     Config,
     Verify,
+    Fetch(fetch::Request),
 }
 
 /// Parses the command line and does what it says.
@@ -38,6 +41,7 @@ pub fn run() -> anyhow::Result<()> {
         Action::Serve => serve(resolved.settings),
         Action::Config => print_config(&resolved),
         Action::Verify => verify(&resolved.settings),
+        Action::Fetch(request) => fetch::fetch(resolved.settings, &request),
     }
 }
 
@@ -51,6 +55,7 @@ fn command() -> Command {
             .about("Check a model: its files against its manifest, then load it and generate a little"),
     )
     .arg(folder_argument("The model's folder or graph; any other source is understood too"));
+    let fetch = fetch::arguments(Settings::augment_args(Command::new("fetch")));
     let pack = Command::new("pack")
         .about("Write manifest.json for a model's folder and print its digest")
         .arg(folder_argument("The folder that holds the model's files"));
@@ -59,6 +64,7 @@ fn command() -> Command {
         .subcommand(serve)
         .subcommand(config)
         .subcommand(verify)
+        .subcommand(fetch)
         .subcommand(pack)
 }
 
@@ -90,6 +96,7 @@ fn parse(arguments: &[std::ffi::OsString], first: &ArgMatches) -> anyhow::Result
             resolved.settings.model.default_model_path = folder.display().to_string();
             Action::Verify
         }
+        Some("fetch") => Action::Fetch(fetch::Request::from_matches(settings)?),
         _ => Action::Serve,
     };
     Ok((action, resolved))

@@ -143,13 +143,16 @@ pub struct EngineSettings {
 /// Where models come from and are kept.
 #[derive(Debug, Clone, Args)]
 pub struct SourceSettings {
-    /// Folder for downloads that are not the hub's. Default: `$XDG_CACHE_HOME/inference-gateway`.
+    /// Folder for prepared models and for downloads that are not the hub's. Default: `$XDG_CACHE_HOME/inference-gateway`.
     #[arg(long, env = "INFERENCE_CACHE_DIR", value_name = "FOLDER")]
     pub cache_dir: Option<PathBuf>,
     /// Folder in which models note what they went through, so that one that kills the process is not tried for ever. Of this
     /// gateway alone. Default: `state` and the host's name below the cache folder.
     #[arg(long, env = "INFERENCE_STATE_DIR", value_name = "FOLDER")]
     pub state_dir: Option<PathBuf>,
+    /// Bytes above which models that are not in use are removed from that folder, as 100Gi. Default: none is removed.
+    #[arg(long, env = "INFERENCE_CACHE_LIMIT", value_name = "BYTES", value_parser = parse_bytes)]
+    pub cache_limit: Option<u64>,
     /// Address of the Hugging Face hub.
     #[arg(long, env = "HF_ENDPOINT", default_value = "https://huggingface.co", value_name = "URL")]
     pub hf_endpoint: String,
@@ -172,6 +175,9 @@ pub struct SourceSettings {
     /// Largest file that is downloaded, in bytes.
     #[arg(long, env = "INFERENCE_MAX_DOWNLOAD_BYTES", default_value = "68719476736", value_name = "BYTES")]
     pub max_download_bytes: u64,
+    /// Largest model that is accepted, all its files together, in bytes.
+    #[arg(long, env = "INFERENCE_MAX_MODEL_BYTES", default_value = "128Gi", value_name = "BYTES", value_parser = parse_bytes)]
+    pub max_model_bytes: u64,
 }
 
 /// How the process ends.
@@ -363,6 +369,7 @@ impl Settings {
             "context_length" => "(what the model's files say)".to_owned(),
             "default_tokenizer" if self.model.is_built_in() => DEFAULT_TOKENIZER.to_owned(),
             "default_tokenizer" => "(the model's own folder)".to_owned(),
+            "cache_limit" => "(none)".to_owned(),
             "cache_dir" => self.sources.cache_folder().display().to_string(),
             "state_dir" => self.sources.state_folder().display().to_string(),
             "hf_home" => self.sources.hub_home().display().to_string(),
@@ -412,7 +419,7 @@ impl ModelSettings {
 }
 
 impl SourceSettings {
-    /// Folder for downloads that are not the hub's.
+    /// Folder for prepared models and for downloads that are not the hub's.
     pub fn cache_folder(&self) -> PathBuf {
         self.cache_dir.clone().unwrap_or_else(|| user_cache().join("inference-gateway"))
     }

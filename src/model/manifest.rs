@@ -22,7 +22,7 @@ const MOST_FILES: usize = 1024;
 /// Longest name of a file.
 const LONGEST_NAME: usize = 200;
 /// Largest manifest that is read.
-const MOST_BYTES: u64 = 1 << 20;
+pub(super) const MOST_BYTES: u64 = 1 << 20;
 /// Bytes that are hashed at once.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -144,12 +144,7 @@ impl Manifest {
         if files.is_empty() {
             return Err(ManifestError::Empty { path: folder.to_owned() });
         }
-        files.sort_by(|a, b| a.name.cmp(&b.name));
-        let manifest = Self { files };
-        manifest
-            .check_names()
-            .map_err(|message| ManifestError::Invalid { path: folder.to_owned(), message })?;
-        Ok(manifest)
+        Self::from_files(files).map_err(|message| ManifestError::Invalid { path: folder.to_owned(), message })
     }
 
     /// Reads the manifest of `folder`, with its digest; `None` when there is none.
@@ -186,6 +181,27 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// A manifest of these files.
+    ///
+    /// # Errors
+    /// What is wrong, for a person.
+    pub(super) fn from_files(mut files: Vec<ManifestFile>) -> Result<Self, String> {
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        let manifest = Self { files };
+        manifest.check_names()?;
+        Ok(manifest)
+    }
+
+    /// Bytes of all files together.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().fold(0, |sum, file| sum.saturating_add(file.size))
+    }
+
+    /// The file of this name.
+    pub(super) fn file(&self, name: &str) -> Option<&ManifestFile> {
+        self.files.iter().find(|file| file.name == name)
+    }
+
     /// The files, sorted by name as they were written.
     pub fn files(&self) -> &[ManifestFile] {
         &self.files
@@ -220,17 +236,29 @@ impl Manifest {
     /// # Errors
     /// The first file that is missing, of another kind, or of other bytes.
     pub fn verify(&self, folder: &Path) -> Result<(), ManifestError> {
+        self.verify_sizes(folder)?;
+        for file in &self.files {
+            let path = folder.join(&file.name);
+            let found = sha256_of(&path)?;
+            if found != file.sha256 {
+                let expected = format!("sha256 {}", file.sha256);
+                return Err(ManifestError::Mismatch { path, found: format!("sha256 {found}"), expected });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that `folder` holds every listed file in its size, without reading them.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub(super) fn verify_sizes(&self, folder: &Path) -> Result<(), ManifestError> {
         for file in &self.files {
             let path = folder.join(&file.name);
             let size = plain_file(&path)?.len();
             if size != file.size {
                 let (found, expected) = (format!("{size} bytes"), format!("{} bytes", file.size));
                 return Err(ManifestError::Mismatch { path, found, expected });
-            }
-            let found = sha256_of(&path)?;
-            if found != file.sha256 {
-                let expected = format!("sha256 {}", file.sha256);
-                return Err(ManifestError::Mismatch { path, found: format!("sha256 {found}"), expected });
             }
         }
         Ok(())
@@ -266,6 +294,11 @@ impl Manifest {
 }
 
 impl Digest {
+    /// The 64 hexadecimal digits alone.
+    pub fn digits(&self) -> &str {
+        &self.0
+    }
+
     /// The digest of a manifest's bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(hexadecimal(&Sha256::digest(bytes)))
@@ -291,10 +324,26 @@ impl std::str::FromStr for Digest {
 ///
 /// A link of either kind would let a folder reach files outside of it; ONNX Runtime refuses symbolic ones and accepts
 /// hard ones.
-fn plain_file(path: &Path) -> Result<Metadata, ManifestError> {
+pub(super) fn plain_file(path: &Path) -> Result<Metadata, ManifestError> {
+    let metadata = fs::symlink_metadata(path).map_err(storage("read", path))?;
+    check_plain(path, &metadata)?;
+    Ok(metadata)
+}
+
+/// Opens what [`plain_file`] accepts: neither follows a link nor waits for a pipe that took the name in the meantime.
+pub(super) fn open_plain(path: &Path) -> Result<File, ManifestError> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    plain_file(path)?;
+    let options = File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    let file = options.map_err(storage("open", path))?;
+    check_plain(path, &file.metadata().map_err(storage("read", path))?)?;
+    Ok(file)
+}
+
+fn check_plain(path: &Path, metadata: &Metadata) -> Result<(), ManifestError> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-    let metadata = fs::symlink_metadata(path).map_err(storage("read", path))?;
     let kind = metadata.file_type();
     let what = match () {
         () if kind.is_symlink() => "a symbolic link",
@@ -302,13 +351,17 @@ fn plain_file(path: &Path) -> Result<Metadata, ManifestError> {
         () if kind.is_fifo() || kind.is_socket() => "a pipe or socket",
         () if kind.is_block_device() || kind.is_char_device() => "a device",
         () if metadata.nlink() > 1 => "a file with more than one name (hard links)",
-        () => return Ok(metadata),
+        () => return Ok(()),
     };
     Err(ManifestError::Unsafe { path: path.to_owned(), what })
 }
 
 fn sha256_of(path: &Path) -> Result<String, ManifestError> {
-    let mut file = File::open(path).map_err(storage("open", path))?;
+    sha256_of_file(open_plain(path)?, path)
+}
+
+/// The sha256 of an open file from where it stands; `path` is for the error.
+pub(super) fn sha256_of_file(mut file: File, path: &Path) -> Result<String, ManifestError> {
     let (mut hash, mut piece) = (Sha256::new(), vec![0; PIECE_BYTES]);
     loop {
         match file.read(&mut piece).map_err(storage("read", path))? {

@@ -27,6 +27,7 @@ mod registry;
 mod room;
 pub mod source;
 pub mod spec;
+pub mod store;
 mod target;
 mod workshop;
 

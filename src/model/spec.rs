@@ -3,6 +3,7 @@
 //! First stop of a model on its way into the process. Nothing in here touches the network.
 
 mod model;
+mod oci;
 mod quantity;
 mod source;
 mod verify;
@@ -11,6 +12,7 @@ pub use model::{
     AfterDrain, GatewayRef, HubSpec, IntOrPercent, LimitsSpec, ModelDocument, ModelSpec, OnFailure,
     RolloutSpec, RuntimeSpec, SourceSpec, SwapPolicy, WatchSpec,
 };
+pub use oci::OciSource;
 pub use quantity::Bytes;
 pub(crate) use source::without_query;
 pub use source::{DEFAULT_HUB_ENDPOINT, HttpUrl, HubSource, Source, SourceError};

@@ -1,6 +1,5 @@
 //! The steps that bring a model into memory, each by itself: fetch, load, warm. The keeper puts them in order.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +10,8 @@ use super::load::{self, LoadError, LoadRequest, Opened};
 use super::loaded::Parts;
 use super::reaper::Reaper;
 use super::room::InsufficientMemory;
-use super::source::{FetchError, Fetcher, Progress};
+use super::source::Progress;
+use super::store::{PrepareError, Prepared, Store, Wanted};
 use super::{LoadedModel, ModelName, Reason, Registry, Target};
 use crate::engine::ort::Runtime;
 use crate::memory;
@@ -23,7 +23,7 @@ const LONGEST_FALLING_ASLEEP: Duration = Duration::from_secs(5);
 /// What the steps work with. Cheap to clone.
 #[derive(Clone)]
 pub struct Workshop {
-    fetcher: Fetcher,
+    store: Store,
     runtime: Runtime,
     pub(super) registry: Arc<Registry>,
     pub(super) metrics: Arc<Metrics>,
@@ -34,13 +34,6 @@ pub struct Workshop {
     loading: Arc<Semaphore>,
 }
 
-/// Files that are ready to be loaded.
-#[derive(Debug, Clone)]
-pub(super) struct Prepared {
-    pub(super) graph: PathBuf,
-    pub(super) tokenizer: PathBuf,
-}
-
 /// The turn to bring a model into memory; also kept by a thread that is still loading one that nobody wants any more.
 pub(super) type Turn = Arc<OwnedSemaphorePermit>;
 
@@ -49,7 +42,7 @@ pub(super) type Turn = Arc<OwnedSemaphorePermit>;
 pub enum AttemptError {
     /// Its files could not be had.
     #[error("failed to fetch the model")]
-    Fetch(#[from] FetchError),
+    Fetch(#[from] PrepareError),
     /// Its files make no model that answers.
     #[error("failed to load the model")]
     Load(#[from] LoadError),
@@ -95,14 +88,14 @@ impl Workshop {
     /// # Errors
     /// The operating system refused a thread.
     pub fn new(
-        fetcher: Fetcher,
+        store: Store,
         runtime: Runtime,
         registry: Arc<Registry>,
         metrics: Arc<Metrics>,
         state: Option<StateFolder>,
     ) -> std::io::Result<Self> {
         let (reaper, loading) = (Reaper::start()?, Arc::new(Semaphore::new(1)));
-        Ok(Self { fetcher, runtime, registry, metrics, state: state.map(Arc::new), reaper, loading })
+        Ok(Self { store, runtime, registry, metrics, state: state.map(Arc::new), reaper, loading })
     }
 
     /// Goes through the steps once without publishing: whether the model would come into service.
@@ -165,11 +158,15 @@ impl Workshop {
         progress: &Progress,
     ) -> Result<Prepared, AttemptError> {
         let started = Instant::now();
-        let files = self.fetcher.model_files(&target.source, progress).await?;
-        let tokenizer = target.tokenizer.as_ref().unwrap_or(&target.source);
-        let tokenizer = self.fetcher.tokenizer_files(tokenizer, progress).await?;
+        let wanted = Wanted {
+            source: &target.source,
+            tokenizer: target.tokenizer.as_ref(),
+            digest: target.digest.as_ref(),
+            in_place: target.in_place,
+        };
+        let prepared = self.store.prepare(&wanted, progress).await?;
         self.finish_phase(&target.key, LoadPhase::Fetch, started);
-        Ok(Prepared { graph: files.graph, tokenizer: tokenizer.tokenizer })
+        Ok(prepared)
     }
 
     /// Brings a model into memory and runs a first generation.
@@ -207,7 +204,7 @@ impl Workshop {
             Parts {
                 name: target.served_name().clone(),
                 revision: target.revision.clone(),
-                digest: target.digest.clone(),
+                digest: prepared.digest.clone(),
                 memory_bytes: loaded,
                 tokenizer,
                 end_tokens,

@@ -21,6 +21,7 @@ mod probes;
 mod seeds;
 mod shutdown;
 mod sources;
+mod store;
 mod streaming;
 mod token_options;
 mod watchdog;

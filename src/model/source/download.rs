@@ -8,7 +8,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use reqwest::header::{
-    CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE, LAST_MODIFIED, RANGE,
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE,
+    LAST_MODIFIED, RANGE,
 };
 use reqwest::{Response, StatusCode};
 use tokio::sync::mpsc;
@@ -24,6 +25,9 @@ use crate::model::spec::without_query;
 /// Chunks between the network and the disk: enough to keep both busy, at most a few megabytes.
 const CHUNKS_IN_FLIGHT: usize = 16;
 
+/// Begins the name of a version that is known by its hash alone.
+const HASH: &str = "sha256:";
+
 /// A file to fetch and what is known about it beforehand.
 pub(super) struct RemoteFile<'a> {
     pub(super) url: &'a Url,
@@ -35,6 +39,8 @@ pub(super) struct RemoteFile<'a> {
     pub(super) expected_bytes: Option<u64>,
     /// Digest as announced by the hub, 64 lower-case hexadecimal digits.
     pub(super) sha256: Option<&'a str>,
+    /// Sent along, but not to another host that a redirect names.
+    pub(super) authorization: Option<HeaderValue>,
 }
 
 /// What an answer to our request means for the bytes we have.
@@ -110,11 +116,14 @@ async fn fill(
         // Before the request: the server would wait while old bytes are hashed.
         partial = partial.sha256().await?.0;
     }
-    let mut response = http.get(file.url, &resume).await?;
+    let plain: HeaderMap = file.authorization.iter().map(|value| (AUTHORIZATION, value.clone())).collect();
+    let mut headers = plain.clone();
+    headers.extend(resume);
+    let mut response = http.get(file.url, &headers).await?;
     let mut answer = understand(&response, &partial);
     if answer == Answer::Restart {
         partial = partial.restart(None).await?;
-        response = http.get(file.url, &HeaderMap::new()).await?;
+        response = http.get(file.url, &plain).await?;
         answer = understand(&response, &partial);
     }
     let refuse = |reason| Err(FetchError::Response { url: without_query(file.url), reason });
@@ -122,7 +131,7 @@ async fn fill(
         Answer::Complete => return Ok(partial),
         Answer::Rest { total_bytes } => total_bytes,
         Answer::Whole { total_bytes } => {
-            partial = partial.restart(validator(response.headers())).await?;
+            partial = partial.restart(version(file, response.headers())).await?;
             total_bytes
         }
         Answer::Restart => return refuse("it answers a plain request with a range"),
@@ -228,7 +237,9 @@ fn resume_headers(partial: &Partial) -> HeaderMap {
         && partial.length_bytes() > 0
     {
         headers.insert(RANGE, range);
-        headers.insert(IF_RANGE, validator);
+        if !is_hash(partial.validator()) {
+            headers.insert(IF_RANGE, validator);
+        }
     }
     headers
 }
@@ -247,7 +258,7 @@ fn answer(status: StatusCode, headers: &HeaderMap, have: Option<(u64, &str)>) ->
             Answer::Whole { total_bytes }
         }
         (StatusCode::PARTIAL_CONTENT, Some((have_bytes, version))) => {
-            let same = validator(headers).is_none_or(|told| told == version);
+            let same = is_hash(Some(version)) || validator(headers).is_none_or(|told| told == version);
             match range.and_then(parse_range) {
                 Some((first, total_bytes)) if first == have_bytes && same => Answer::Rest { total_bytes },
                 Some(_) | None => Answer::Restart,
@@ -271,6 +282,17 @@ fn parse_range(range: &str) -> Option<(u64, Option<u64>)> {
     let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
     let total = if total == "*" { None } else { Some(total.parse().ok()?) };
     (first <= last && total.is_none_or(|total| last < total)).then_some((first, total))
+}
+
+/// What the bytes of this answer are a version of: the server's name for it, else the announced hash, by which bytes may
+/// be resumed too, because the whole is checked against it.
+fn version(file: &RemoteFile<'_>, headers: &HeaderMap) -> Option<String> {
+    let strong = validator(headers).filter(|validator| !validator.starts_with("W/"));
+    strong.or_else(|| file.sha256.map(|sha256| format!("{HASH}{sha256}"))).or_else(|| validator(headers))
+}
+
+fn is_hash(version: Option<&str>) -> bool {
+    version.is_some_and(|version| version.starts_with(HASH))
 }
 
 /// What the server calls this version of the file.

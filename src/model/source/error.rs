@@ -95,15 +95,44 @@ pub enum FetchError {
         /// The limit.
         limit_bytes: u64,
     },
-    /// The bytes are not those that the hub announced; one download from zero was already tried again.
-    #[error("failed to verify {url}: its sha256 is {found}, the hub announced {expected}")]
+    /// All files of a model together are larger than the configured limit.
+    #[error("failed to fetch {place}: its files have {bytes} bytes, more than the limit of {limit_bytes}")]
+    ModelTooLarge {
+        /// The source.
+        place: String,
+        /// What is known of them.
+        bytes: u64,
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// The bytes are not those that were announced; one download from zero was already tried again.
+    #[error("failed to verify {url}: its sha256 is {found}, expected {expected}")]
     Digest {
         /// Address without its query.
         url: String,
-        /// 64 hexadecimal digits.
+        /// What was announced.
         expected: String,
-        /// 64 hexadecimal digits.
+        /// What was found.
         found: String,
+    },
+    /// An archive: none is unpacked.
+    #[error(
+        "{place} is {what}: archives are not unpacked; give the folder with its files, the address of its \
+         manifest.json (`inference-gateway pack` writes one), or an OCI artifact with one layer for each file"
+    )]
+    Archive {
+        /// The source.
+        place: String,
+        /// What shows it.
+        what: &'static str,
+    },
+    /// A list of files that is not one.
+    #[error("{place} does not list a model's files: {message}")]
+    Listing {
+        /// The source.
+        place: String,
+        /// What is wrong.
+        message: String,
     },
     /// A redirect that must not be followed.
     #[error("failed to fetch {url}: {reason}")]
@@ -144,7 +173,10 @@ impl FetchError {
             | Self::NotFound { .. }
             | Self::HostNotAllowed { .. }
             | Self::TooLarge { .. }
+            | Self::ModelTooLarge { .. }
             | Self::Digest { .. }
+            | Self::Archive { .. }
+            | Self::Listing { .. }
             | Self::Redirect { .. } => true,
             Self::Status { status, .. } => !is_passing(*status),
             Self::Client(_)
@@ -169,7 +201,10 @@ impl FetchError {
             | Self::Stalled { .. }
             | Self::Truncated { .. }
             | Self::TooLarge { .. }
+            | Self::ModelTooLarge { .. }
             | Self::Digest { .. }
+            | Self::Archive { .. }
+            | Self::Listing { .. }
             | Self::Redirect { .. }
             | Self::Response { .. }
             | Self::Storage { .. } => None,
@@ -193,7 +228,8 @@ impl FetchError {
             | Self::Redirect { .. }
             | Self::Response { .. } => Reason::SourceUnreachable,
             Self::Truncated { .. } => Reason::TruncatedDownload,
-            Self::TooLarge { .. } => Reason::ArtifactTooLarge,
+            Self::TooLarge { .. } | Self::ModelTooLarge { .. } => Reason::ArtifactTooLarge,
+            Self::Archive { .. } | Self::Listing { .. } => Reason::ArchiveUnsafe,
             Self::Digest { .. } => Reason::DigestMismatch,
             Self::Storage { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Reason::DiskFull,

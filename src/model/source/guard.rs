@@ -111,6 +111,11 @@ impl Guard {
         Err(Refusal::Private { host: host.to_owned(), address })
     }
 
+    /// Whether the settings name a host for plain http.
+    pub(super) fn may_be_plain(&self, host: &str) -> bool {
+        self.rules.insecure_hosts.iter().any(|pattern| pattern.matches(host))
+    }
+
     fn is_trusted(&self, host: &str) -> bool {
         self.rules.trusted_hosts.contains(host)
     }

@@ -58,11 +58,16 @@ impl Http {
     }
 
     async fn follow(&self, method: Method, url: &Url, headers: &HeaderMap) -> Result<Response, FetchError> {
-        let mut url = url.clone();
+        let (mut url, mut headers) = (url.clone(), headers.clone());
         for _ in 0..=MAXIMUM_REDIRECTS {
-            let response = self.send(method.clone(), &url, headers).await?;
+            let response = self.send(method.clone(), &url, &headers).await?;
             match redirect_target(&response)? {
-                Some(target) => url = target,
+                Some(target) => {
+                    if target.origin() != url.origin() {
+                        headers.remove(AUTHORIZATION);
+                    }
+                    url = target;
+                }
                 None => return Ok(response),
             }
         }
@@ -140,6 +145,35 @@ impl Http {
         let window = self.settings.stall_timeout;
         let deadline = Instant::now() + window;
         Body { response, window, deadline, window_bytes: 0, received_bytes: 0 }
+    }
+
+    /// A small file, as bytes.
+    pub(super) async fn document(
+        &self,
+        url: &Url,
+        headers: &HeaderMap,
+        limit_bytes: u64,
+    ) -> Result<Vec<u8>, FetchError> {
+        let response = self.check_status(self.get(url, headers).await?)?;
+        self.read(response, limit_bytes).await
+    }
+
+    /// The whole body of an answer that must be small.
+    pub(super) async fn read(&self, response: Response, limit_bytes: u64) -> Result<Vec<u8>, FetchError> {
+        let url = without_query(response.url());
+        let (mut body, mut bytes) = (self.body(response), Vec::new());
+        while let Some(chunk) = body.next().await? {
+            if body.received_bytes > limit_bytes {
+                return Err(FetchError::TooLarge { url, limit_bytes });
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
+    /// Whether the settings name a host for plain http.
+    pub(super) fn may_be_plain(&self, host: &str) -> bool {
+        self.settings.guard.may_be_plain(host)
     }
 
     /// Largest file that is accepted, in bytes.
@@ -254,7 +288,7 @@ fn connection_failed(url: &Url, received_bytes: u64, error: reqwest::Error) -> F
 }
 
 /// `Retry-After` in either of its forms: seconds, or a date; a date that has passed asks for nothing.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let asked = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),

@@ -13,7 +13,7 @@
 //!
 //! From: `file_download.py` of the `huggingface_hub` package (cache layout, headers).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap};
 use reqwest::{Method, Response, StatusCode};
@@ -104,6 +104,26 @@ impl<'a> Snapshot<'a> {
             self.optional(&inside(folder, name)).await?;
         }
         self.finish(found).await
+    }
+
+    /// Another file of the commit and folder of `graph`, which [`Self::graph`] gave.
+    pub(super) async fn beside(mut self, graph: &Path, name: &str) -> Result<PathBuf, FetchError> {
+        let parts = self.cache.parts(graph).map(|(commit, path)| (commit.to_owned(), path.to_owned()));
+        let (commit, path) = parts.unwrap_or_default();
+        self.commit = Some(commit).filter(|commit| is_commit(commit)).or(self.commit);
+        let wanted = inside(split(&path).0, name);
+        let (_, found) = self.first_of(vec![wanted], "file that the graph keeps its weights in").await?;
+        self.obtain(found).await
+    }
+
+    /// The commit of `graph`, which [`Self::graph`] gave, and its path in the repository.
+    pub(super) fn origin(&self, graph: &Path) -> Option<(String, String)> {
+        self.cache.parts(graph).map(|(commit, path)| (commit.to_owned(), path.to_owned()))
+    }
+
+    /// The commit that the revision means now, asked by a file of it.
+    pub(super) async fn commit_now(self, path: &str) -> Result<Option<String>, FetchError> {
+        Ok(self.metadata(path).await?.map(|metadata| metadata.commit))
     }
 
     /// The first of `candidates` that exists.
@@ -197,6 +217,7 @@ impl<'a> Snapshot<'a> {
                 expected_bytes: metadata.bytes,
                 // Files of git have a 40-digit etag: the hash of a git object, not of the bytes.
                 sha256: Some(metadata.etag.as_str()).filter(|etag| is_sha256(etag)),
+                authorization: None,
             };
             download(self.http, &file, self.progress).await?;
         }

@@ -23,6 +23,11 @@ impl HubCache {
         self.0.join("snapshots").join(commit).join(path)
     }
 
+    /// The commit and the path in the repository of what [`Self::pointer`] gave.
+    pub(super) fn parts<'a>(&self, pointer: &'a Path) -> Option<(&'a str, &'a str)> {
+        pointer.strip_prefix(self.0.join("snapshots")).ok()?.to_str()?.split_once('/')
+    }
+
     /// Where the bytes of an etag are.
     pub(super) fn blob(&self, etag: &str) -> PathBuf {
         self.0.join("blobs").join(etag)

@@ -3,8 +3,8 @@
 //! ```text
 //!                    ┌─ Path ─▶ file.rs ────────────────────────────┐
 //! Source ─▶ Fetcher ─┼─ Url ──▶ web.rs ─┐                           ├─▶ ModelFiles, TokenizerFiles
-//!                    └─ Hub ──▶ hub.rs ─┴▶ download.rs ▶ partial.rs ┘
-//!                                            └▶ http.rs
+//!                    ├─ Hub ──▶ hub.rs ─┼▶ download.rs ▶ partial.rs ┘
+//!                    └─ listed.rs, oci.rs ┘   └▶ http.rs
 //! ```
 //!
 //! What holds here: a file under its final name is complete; one writer per file, across tasks and processes; a
@@ -12,6 +12,7 @@
 //! that failed in passing ([`FetchError::is_permanent`]), with its own waiting times. Nothing in here looks into a
 //! model file or reads the environment.
 
+mod archive;
 mod download;
 mod error;
 mod file;
@@ -19,20 +20,28 @@ mod guard;
 mod http;
 mod hub;
 mod hub_cache;
+mod listed;
+mod oci;
 mod partial;
 mod progress;
+mod version;
 mod web;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use url::Url;
+
 pub use self::error::FetchError;
 pub use self::guard::{Guard, GuardRules, HostPattern, InvalidHostPattern, Network, Refusal};
 use self::http::Http;
 pub use self::http::HubToken;
+pub use self::listed::ListedFiles;
 pub use self::progress::{Progress, ProgressReading};
-use crate::model::spec::{HttpUrl, HubSource, Source};
+pub(in crate::model) use self::version::Version;
+use crate::model::manifest::Digest;
+use crate::model::spec::{HttpUrl, HubSource, OciSource, Source, without_query};
 
 /// Where a graph is looked for in a folder or a repository, in this order.
 pub const GRAPH_CANDIDATES: [&str; 6] = [
@@ -125,7 +134,12 @@ impl Fetcher {
             Resolved::Path(path) => file::graph(path).await?,
             Resolved::Url(url) => self.web(progress).graph(url).await?,
             Resolved::Hub(hub) => self.hub(&hub, progress).graph(hub.path()).await?,
+            Resolved::Listed(list) => {
+                file::graph(&self.listed(list, Wish::none(), progress).await?.folder).await?
+            }
         };
+        let (place, path) = (source.to_string(), graph.clone());
+        partial::blocking(&graph, move || archive::refuse_file(&place, &path)).await?;
         let folder = folder_of(&graph);
         Ok(ModelFiles { graph, folder })
     }
@@ -146,20 +160,98 @@ impl Fetcher {
             Resolved::Path(path) => file::tokenizer(path).await?,
             Resolved::Url(url) => self.web(progress).tokenizer(url).await?,
             Resolved::Hub(hub) => self.hub(&hub, progress).tokenizer(hub.path()).await?,
+            Resolved::Listed(list) => {
+                file::tokenizer(&self.listed(list, Wish::none(), progress).await?.folder).await?
+            }
         };
         let folder = folder_of(&tokenizer);
         Ok(TokenizerFiles { tokenizer, folder })
     }
 
-    /// Sees through addresses of files on the configured hub.
+    /// Another file beside a graph that [`Self::model_files`] gave for `source`; downloads it if need be.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub(in crate::model) async fn beside(
+        &self,
+        source: &Source,
+        graph: &Path,
+        name: &str,
+        progress: &Progress,
+    ) -> Result<PathBuf, FetchError> {
+        let here = graph.with_file_name(name);
+        if partial::is_file(&here).await {
+            return Ok(here);
+        }
+        match self.resolve(source)? {
+            Resolved::Url(url) => self.web(progress).beside(url, graph, name).await,
+            Resolved::Hub(hub) => self.hub(&hub, progress).beside(graph, name).await,
+            Resolved::Path(_) | Resolved::Listed(_) => Err(FetchError::NotFound {
+                wanted: "file that the graph keeps its weights in",
+                place: source.to_string(),
+                looked_for: name.to_owned(),
+                found: "none of that name".to_owned(),
+            }),
+        }
+    }
+
+    /// All files of a source that lists them with their hashes (a `manifest.json` behind an address, an OCI artifact);
+    /// `None` for any other source.
+    ///
+    /// # Errors
+    /// See [`FetchError`]; nothing is fetched when the list is not the wished one.
+    pub(in crate::model) async fn listed_files(
+        &self,
+        source: &Source,
+        wish: Wish<'_>,
+        progress: &Progress,
+    ) -> Result<Option<ListedFiles>, FetchError> {
+        match self.resolve(source)? {
+            Resolved::Listed(list) => self.listed(list, wish, progress).await.map(Some),
+            Resolved::Path(_) | Resolved::Url(_) | Resolved::Hub(_) => Ok(None),
+        }
+    }
+
+    async fn listed(
+        &self,
+        list: List<'_>,
+        wish: Wish<'_>,
+        progress: &Progress,
+    ) -> Result<ListedFiles, FetchError> {
+        let (listing, place) = match list {
+            List::Url(url) => (listed::at_url(&self.http, &url).await?, without_query(&url)),
+            List::Oci(oci) => (oci::listing(&self.http, oci).await?, oci.to_string()),
+        };
+        let (found, bytes) = (listing.digest(), listing.manifest.bytes());
+        if let Some(expected) = wish.digest.filter(|wanted| **wanted != found) {
+            let (expected, found) = (expected.to_string(), found.to_string());
+            return Err(FetchError::Digest { url: place, expected, found });
+        }
+        if let Some(limit_bytes) = wish.limit_bytes.filter(|limit_bytes| bytes > *limit_bytes) {
+            return Err(FetchError::ModelTooLarge { place, bytes, limit_bytes });
+        }
+        listing.fetch(&self.http, &self.settings.download_cache, progress).await
+    }
+
+    /// Sees through addresses of files on the configured hub and through those of manifests; refuses archives.
     fn resolve<'a>(&self, source: &'a Source) -> Result<Resolved<'a>, FetchError> {
         Ok(match source {
-            Source::Path(path) => Resolved::Path(path),
+            Source::Path(path) => {
+                if !path.is_dir() {
+                    archive::refuse_name(&source.to_string(), &path.to_string_lossy())?;
+                }
+                Resolved::Path(path)
+            }
             Source::Hub(hub) => Resolved::Hub(hub.clone()),
-            Source::Url(url) => match HubSource::from_url(url, &self.settings.hub_endpoint)? {
-                Some(hub) => Resolved::Hub(hub),
-                None => Resolved::Url(url),
-            },
+            Source::Oci(oci) => Resolved::Listed(List::Oci(oci)),
+            Source::Url(url) => {
+                archive::refuse_name(&source.to_string(), url.as_url().path())?;
+                match (HubSource::from_url(url, &self.settings.hub_endpoint)?, listed::manifest_url(url)) {
+                    (Some(hub), _) => Resolved::Hub(hub),
+                    (None, Some(manifest)) => Resolved::Listed(List::Url(manifest)),
+                    (None, None) => Resolved::Url(url),
+                }
+            }
         })
     }
 
@@ -177,6 +269,28 @@ enum Resolved<'a> {
     Path(&'a Path),
     Url(&'a HttpUrl),
     Hub(HubSource),
+    Listed(List<'a>),
+}
+
+/// A source that lists its files.
+enum List<'a> {
+    Url(Url),
+    Oci(&'a OciSource),
+}
+
+/// What a list of files must be.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::model) struct Wish<'a> {
+    /// Its digest.
+    pub(in crate::model) digest: Option<&'a Digest>,
+    /// Most bytes of all files together.
+    pub(in crate::model) limit_bytes: Option<u64>,
+}
+
+impl Wish<'_> {
+    fn none() -> Self {
+        Self::default()
+    }
 }
 
 /// Where a `tokenizer.json` may lie for a graph in `folder`: there, and above it if the folder is called `onnx`, as
@@ -195,4 +309,4 @@ fn folder_of(path: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::model) mod tests;

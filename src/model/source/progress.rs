@@ -17,6 +17,10 @@ pub struct ProgressReading {
     pub done_bytes: u64,
     /// Size of that file in bytes, once the server has told it.
     pub total_bytes: Option<u64>,
+    /// Bytes of all files of this fetch before that file.
+    pub earlier_bytes: u64,
+    /// Bytes of all files, where the source tells them beforehand.
+    pub planned_bytes: Option<u64>,
 }
 
 impl Progress {
@@ -25,16 +29,38 @@ impl Progress {
         self.lock().clone()
     }
 
+    /// The bytes of all files are known.
+    pub(super) fn plan(&self, bytes: u64) {
+        self.lock().planned_bytes = Some(bytes);
+    }
+
+    /// A file of so many bytes need not be fetched.
+    pub(super) fn skip(&self, bytes: u64) {
+        self.lock().earlier_bytes += bytes;
+    }
+
+    /// Names what is done beside downloads, such as hashing a file.
+    pub(in crate::model) fn note(&self, what: &str) {
+        let mut reading = self.lock();
+        reading.file = Some(what.to_owned());
+        (reading.done_bytes, reading.total_bytes) = (0, None);
+    }
+
     pub(super) fn start(&self, file: &str, done_bytes: u64, total_bytes: Option<u64>) {
-        *self.lock() = ProgressReading { file: Some(file.to_owned()), done_bytes, total_bytes };
+        let mut reading = self.lock();
+        *reading =
+            ProgressReading { file: Some(file.to_owned()), done_bytes, total_bytes, ..reading.clone() };
     }
 
     pub(super) fn add(&self, bytes: u64) {
         self.lock().done_bytes += bytes;
     }
 
-    pub(super) fn finish(&self) {
-        *self.lock() = ProgressReading::default();
+    pub(in crate::model) fn finish(&self) {
+        let mut reading = self.lock();
+        let earlier_bytes = reading.earlier_bytes + reading.done_bytes;
+        let planned_bytes = reading.planned_bytes;
+        *reading = ProgressReading { earlier_bytes, planned_bytes, ..ProgressReading::default() };
     }
 
     fn lock(&self) -> MutexGuard<'_, ProgressReading> {

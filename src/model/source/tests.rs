@@ -4,9 +4,11 @@
 mod downloads;
 mod hub;
 mod hub_offline;
+mod oci;
 mod paths;
+mod registry;
 mod safety;
-mod server;
+pub(in crate::model) mod server;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

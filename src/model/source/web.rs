@@ -46,6 +46,32 @@ impl Web<'_> {
         Ok(target)
     }
 
+    /// Another file in the folder of `graph`, which [`Self::graph`] gave for this address.
+    pub(super) async fn beside(
+        &self,
+        address: &HttpUrl,
+        graph: &Path,
+        name: &str,
+    ) -> Result<PathBuf, FetchError> {
+        let (mut url, target) = (address.as_url().clone(), graph.with_file_name(name));
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop().push(name);
+        }
+        self.file(&url, &target).await?;
+        Ok(target)
+    }
+
+    /// What the server called the version of `graph`, which [`Self::graph`] gave.
+    pub(super) async fn version_of(&self, graph: &Path) -> Option<String> {
+        tokio::fs::read_to_string(record_path(graph)).await.ok()
+    }
+
+    /// What the server calls the version it has now.
+    pub(super) async fn version_now(&self, address: &HttpUrl) -> Result<Option<String>, FetchError> {
+        let response = self.http.check_status(self.http.head(address.as_url()).await?)?;
+        Ok(validator(response.headers()))
+    }
+
     /// The tokenizer at `address` if that names a `.json` file, else the one in the folder of the address, with its
     /// companions.
     pub(super) async fn tokenizer(&self, address: &HttpUrl) -> Result<PathBuf, FetchError> {
@@ -99,7 +125,7 @@ impl Web<'_> {
         if is_file(target).await && self.is_current(url, target).await {
             return Ok(());
         }
-        let file = RemoteFile { url, target, seen, expected_bytes: None, sha256: None };
+        let file = RemoteFile { url, target, seen, expected_bytes: None, sha256: None, authorization: None };
         if let Some(version) = download(self.http, &file, self.progress).await? {
             let record = record_path(target);
             blocking(target, move || fs::write(&record, version).map_err(storage("write", &record))).await?;

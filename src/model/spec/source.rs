@@ -12,9 +12,11 @@ use std::str::FromStr;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
+use super::oci::OciSource;
+
 /// The forms [`Source`] accepts, for error messages.
-const ACCEPTED: &str =
-    "a path (/models/chat), an http or https URL of a file, or hf://owner/repository[@revision][/path]";
+const ACCEPTED: &str = "a path (/models/chat), an http or https URL of a file, hf://owner/repository[@revision][/path], or \
+     oci://registry/repository[:tag][@sha256:…]";
 
 /// The revision of a hub repository when none is named.
 const DEFAULT_REVISION: &str = "main";
@@ -29,10 +31,12 @@ pub const DEFAULT_HUB_ENDPOINT: &str = "https://huggingface.co";
 pub enum Source {
     /// A file or folder of this machine.
     Path(PathBuf),
-    /// One file behind an http or https address.
+    /// One file behind an http or https address; `…/manifest.json` and `…/` name all files of a model's manifest.
     Url(HttpUrl),
     /// A file, a folder or the whole of a repository on the hub.
     Hub(HubSource),
+    /// An artifact in a registry.
+    Oci(OciSource),
 }
 
 /// An http or https address of a file: has a host, no user information, no fragment.
@@ -88,6 +92,14 @@ pub enum SourceError {
         /// What it had to be.
         expected: &'static str,
     },
+    /// A registry, repository, tag or digest that is not one.
+    #[error("\"{part}\" is not a {expected}; write oci://registry/repository[:tag][@sha256:…]")]
+    Oci {
+        /// What was found.
+        part: String,
+        /// What it had to be.
+        expected: &'static str,
+    },
 }
 
 impl Source {
@@ -111,6 +123,7 @@ impl Source {
         };
         match scheme.to_ascii_lowercase().as_str() {
             "hf" => HubSource::parse(rest).map(Self::Hub),
+            "oci" => OciSource::parse(rest).map(Self::Oci),
             "http" | "https" => {
                 let url = HttpUrl::parse(text)?;
                 let hub = default_hub();
@@ -120,10 +133,11 @@ impl Source {
         }
     }
 
-    /// The address of a [`Source::Url`].
+    /// The address of a [`Source::Url`], or of the registry of a [`Source::Oci`].
     pub fn url(&self) -> Option<&HttpUrl> {
         match self {
             Self::Url(url) => Some(url),
+            Self::Oci(oci) => Some(oci.registry()),
             Self::Path(_) | Self::Hub(_) => None,
         }
     }
@@ -139,7 +153,7 @@ impl Source {
             Self::Path(path) if looks_like_hub_id(path) && !path.exists() => {
                 HubSource::parse(text.trim()).map(Self::Hub)
             }
-            Self::Path(_) | Self::Url(_) | Self::Hub(_) => Ok(source),
+            Self::Path(_) | Self::Url(_) | Self::Hub(_) | Self::Oci(_) => Ok(source),
         }
     }
 }
@@ -170,6 +184,7 @@ impl fmt::Display for Source {
             Self::Path(path) => write!(formatter, "{}", path.display()),
             Self::Url(url) => url.fmt(formatter),
             Self::Hub(hub) => hub.fmt(formatter),
+            Self::Oci(oci) => oci.fmt(formatter),
         }
     }
 }

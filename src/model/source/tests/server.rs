@@ -17,7 +17,7 @@ use crate::model::hexadecimal::hexadecimal;
 
 /// What goes wrong with the next GET of a file that exists.
 #[derive(Debug, Clone)]
-pub(super) enum Trick {
+pub(in crate::model) enum Trick {
     /// Close the connection after so many bytes of the body.
     CutAfter(usize),
     /// Say nothing more after so many bytes of the body.
@@ -42,19 +42,19 @@ pub(super) enum Trick {
 
 /// What a path answers.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Page {
-    pub(super) body: Vec<u8>,
+pub(in crate::model) struct Page {
+    pub(in crate::model) body: Vec<u8>,
     /// 0 stands for 200.
-    pub(super) status: u16,
-    pub(super) headers: Vec<(&'static str, String)>,
+    pub(in crate::model) status: u16,
+    pub(in crate::model) headers: Vec<(&'static str, String)>,
 }
 
 impl Page {
-    pub(super) fn file(body: &[u8], etag: &str) -> Self {
+    pub(in crate::model) fn file(body: &[u8], etag: &str) -> Self {
         Self { body: body.to_vec(), status: 200, headers: vec![("ETag", format!("\"{etag}\""))] }
     }
 
-    pub(super) fn redirect(to: &str) -> Self {
+    pub(in crate::model) fn redirect(to: &str) -> Self {
         Self { status: 302, headers: vec![("Location", to.to_owned())], ..Self::default() }
     }
 
@@ -65,11 +65,11 @@ impl Page {
 
 /// One request as it came in, and how much of a body it got.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) method: String,
-    pub(super) path: String,
-    pub(super) headers: HashMap<String, String>,
-    pub(super) sent_bytes: usize,
+pub(in crate::model) struct Seen {
+    pub(in crate::model) method: String,
+    pub(in crate::model) path: String,
+    pub(in crate::model) headers: HashMap<String, String>,
+    pub(in crate::model) sent_bytes: usize,
 }
 
 #[derive(Default)]
@@ -80,15 +80,15 @@ struct State {
 }
 
 /// Serves until it is dropped.
-pub(super) struct Server {
-    pub(super) address: String,
+pub(in crate::model) struct Server {
+    pub(in crate::model) address: String,
     state: Arc<Mutex<State>>,
     stalled: Arc<Notify>,
     _connections: JoinSet<()>,
 }
 
 impl Server {
-    pub(super) async fn start() -> Self {
+    pub(in crate::model) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::<Mutex<State>>::default();
@@ -108,36 +108,36 @@ impl Server {
         Self { address, state, stalled, _connections: task }
     }
 
-    pub(super) fn put(&self, path: &str, page: Page) {
+    pub(in crate::model) fn put(&self, path: &str, page: Page) {
         self.lock().pages.insert(path.to_owned(), page);
     }
 
-    pub(super) fn play(&self, tricks: impl IntoIterator<Item = Trick>) {
+    pub(in crate::model) fn play(&self, tricks: impl IntoIterator<Item = Trick>) {
         self.lock().tricks.extend(tricks);
     }
 
     /// Returns when a stalling answer has sent what it sends.
-    pub(super) async fn has_stalled(&self) {
+    pub(in crate::model) async fn has_stalled(&self) {
         self.stalled.notified().await;
     }
 
-    pub(super) fn url(&self, path: &str) -> String {
+    pub(in crate::model) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.address)
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(in crate::model) fn seen(&self) -> Vec<Seen> {
         self.lock().seen.clone()
     }
 
     /// GETs of a page that exists, in order.
-    pub(super) fn downloads(&self) -> Vec<Seen> {
+    pub(in crate::model) fn downloads(&self) -> Vec<Seen> {
         let state = self.lock();
         let of_a_page = |seen: &&Seen| seen.method == "GET" && state.pages.contains_key(&seen.path);
         state.seen.iter().filter(of_a_page).cloned().collect()
     }
 
     /// A file of the repository `o/r` as the hub serves large ones: known by its sha256, kept in a store elsewhere.
-    pub(super) fn put_large(&self, commit: &str, path: &str, body: &[u8], store: &Server) {
+    pub(in crate::model) fn put_large(&self, commit: &str, path: &str, body: &[u8], store: &Server) {
         let digest = hexadecimal(&Sha256::digest(body));
         let stored = format!("/store/{digest}");
         store.put(&stored, Page::file(body, "etag-of-the-store"));
@@ -148,7 +148,7 @@ impl Server {
     }
 
     /// A file of the repository `o/r` as the hub serves small ones: by itself, known by the hash of the git object.
-    pub(super) fn put_small(&self, commit: &str, path: &str, body: &[u8]) {
+    pub(in crate::model) fn put_small(&self, commit: &str, path: &str, body: &[u8]) {
         let digest = hexadecimal(&Sha256::digest(body));
         self.put_revisions(commit, path, Page::file(body, &digest[..40]));
     }

@@ -1,6 +1,7 @@
 //! What is a source, what is not, and what its printed form hides.
 
 use super::{HttpUrl, HubSource, Source, SourceError};
+use crate::model::spec::OciSource;
 
 fn hub(text: &str) -> HubSource {
     match Source::parse(text).unwrap() {
@@ -58,7 +59,7 @@ fn the_configured_endpoint_is_recognised_below_its_own_path_only() {
 fn what_is_no_source_is_refused_with_what_is_accepted() {
     assert_eq!(Source::parse("  "), Err(SourceError::Empty));
     assert_eq!(Source::parse("/a\0b"), Err(SourceError::Nul));
-    for text in ["file:///etc/passwd", "s3://bucket/x", "oci://r/x", "ftp://h/x"] {
+    for text in ["file:///etc/passwd", "s3://bucket/x", "ftp://h/x"] {
         let error = Source::parse(text).unwrap_err();
         assert!(matches!(error, SourceError::Scheme { .. }), "{text}: {error}");
         assert!(error.to_string().contains("hf://owner/repository"), "{error}");
@@ -107,7 +108,13 @@ fn secrets_in_an_address_are_never_printed() {
 
 #[test]
 fn the_printed_form_reads_back_as_the_same_source() {
-    for text in ["/models/chat", "https://example.com/m.onnx", "hf://a/b@refs%2Fpr%2F1/x", "hf://gpt2"] {
+    for text in [
+        "/models/chat",
+        "https://example.com/m.onnx",
+        "hf://a/b@refs%2Fpr%2F1/x",
+        "hf://gpt2",
+        "oci://r.example:5000/a/b:1",
+    ] {
         let source = Source::parse(text).unwrap();
         assert_eq!(Source::parse(&source.to_string()).unwrap(), source, "{text}");
     }
@@ -126,4 +133,56 @@ fn a_tokenizer_setting_is_a_path_if_that_exists_and_a_hub_id_otherwise() {
     for path in ["src", "/models/none", "./none", "../none", "a/b/c", "none/tokenizer.json"] {
         assert_eq!(Source::parse_tokenizer(path).unwrap(), Source::Path(path.into()), "{path}");
     }
+}
+
+#[test]
+fn artifacts_are_read_with_port_tag_and_digest() {
+    let oci = |text: &str| match Source::parse(text).unwrap() {
+        Source::Oci(oci) => oci,
+        other => panic!("{text} became {other:?}"),
+    };
+    let parts = |oci: &OciSource| {
+        (oci.registry().to_string(), oci.repository().to_owned(), oci.reference().to_owned())
+    };
+    let digest = format!("sha256:{}", "0a".repeat(32));
+    let expect = |registry: &str, repository: &str, reference: &str| {
+        (registry.to_owned(), repository.to_owned(), reference.to_owned())
+    };
+    assert_eq!(parts(&oci("oci://r.example/a")), expect("https://r.example/", "a", "latest"));
+    assert_eq!(
+        parts(&oci("oci://R.example:5000/a/b-c__d:v1.0")),
+        expect("https://r.example:5000/", "a/b-c__d", "v1.0")
+    );
+    let pinned = format!("oci://r.example/a:v1@{digest}");
+    assert_eq!(parts(&oci(&pinned)), expect("https://r.example/", "a", &digest));
+    assert_eq!((oci(&pinned).to_string(), oci(&pinned).digest()), (pinned.clone(), Some(digest.as_str())));
+}
+
+#[test]
+fn what_is_no_artifact_is_refused_and_no_password_is_printed() {
+    for text in [
+        "oci://",
+        "oci://r",
+        "oci:///a",
+        "oci://r/",
+        "oci://r/A",
+        "oci://r/a//b",
+        "oci://r/../b",
+        "oci://r/a:",
+        "oci://r/a:.x",
+        "oci://r/a@sha256:12",
+        "oci://r/a@md5:x",
+        "oci://r?x/a",
+        "oci://r#x/a",
+        "oci://r/a?x",
+        "oci://r/a___b",
+        "oci://r/-a",
+        "oci://r/a._b",
+    ] {
+        let error = Source::parse(text).unwrap_err();
+        assert!(matches!(error, SourceError::Oci { .. }), "{text}: {error:?}");
+    }
+    let error = Source::parse("oci://user:hunter2@r/a").unwrap_err();
+    assert!(matches!(error, SourceError::UserInformation { .. }), "{error:?}");
+    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
 }
