@@ -165,6 +165,9 @@ pub enum EngineError {
     /// The model run failed, or gave numbers that are not a distribution.
     #[error("the model run failed: {0}")]
     Run(String),
+    /// A logit is NaN or infinite: the model is broken, or its numbers overflow.
+    #[error("the model gave a number that is not finite")]
+    NotFinite,
     /// The engine is stopping and does not finish what it has.
     #[error("the engine is shutting down")]
     ShuttingDown,

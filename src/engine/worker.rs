@@ -9,7 +9,7 @@ use super::backend::{Backend, Batch, Feeding, Input, Wanted};
 use super::prefix::PrefixStore;
 use super::pulse::Pulse;
 use super::request::{EngineError, Finish, TokenId};
-use super::sampler::{Logprobs, Scratch};
+use super::sampler::{Logprobs, SampleError, Scratch};
 use super::scheduler::{Bounds, Scheduler, Vacated};
 use super::sequence::Sequence;
 use super::{EngineLimits, Shared};
@@ -215,7 +215,7 @@ impl Worker {
             outcome => {
                 self.tell_first_token();
                 if let Some((sequence, vacated)) = self.scheduler.remove_prefilling() {
-                    settle(sequence, outcome);
+                    settle(sequence, outcome, &self.shared.metrics);
                     self.close_hole(&vacated);
                 }
             }
@@ -260,7 +260,7 @@ impl Worker {
         for (row, outcome) in outcomes.into_iter().enumerate().rev() {
             if !matches!(outcome, Ok(None)) {
                 let (sequence, vacated) = self.scheduler.remove_decoding(row);
-                settle(sequence, outcome);
+                settle(sequence, outcome, &self.shared.metrics);
                 self.close_hole(&vacated);
             }
         }
@@ -299,7 +299,7 @@ impl Worker {
         self.shared.metrics.draft(draft.len(), accepted);
         if !matches!(outcome, Ok(None)) {
             let (sequence, vacated) = self.scheduler.remove_decoding(0);
-            settle(sequence, outcome);
+            settle(sequence, outcome, &self.shared.metrics);
             self.close_hole(&vacated);
         }
     }
@@ -335,19 +335,23 @@ fn pick(
     scratch: &mut Scratch,
 ) -> Result<Option<Finish>, EngineError> {
     let sampler = sequence.sampler();
-    let picked = sampler.sample(logits, scratch).map_err(|error| EngineError::Run(error.to_string()))?;
+    let picked = sampler.sample(logits, scratch).map_err(|error| match error {
+        SampleError::NotFinite => EngineError::NotFinite,
+        SampleError::NothingAllowed => EngineError::Run(error.to_string()),
+    })?;
     sampler.accept(picked.token);
     let logprobs = sequence.logprobs().map(|top| Box::new(Logprobs::new(logits).of_pick(picked.token, top)));
     Ok(sequence.push(picked.token, logprobs))
 }
 
 /// Tells the owner of an ended sequence how it ended.
-fn settle(sequence: Sequence, outcome: Result<Option<Finish>, EngineError>) {
+fn settle(sequence: Sequence, outcome: Result<Option<Finish>, EngineError>, metrics: &ModelMetrics) {
     match outcome {
         Ok(Some(reason)) => sequence.finish(reason),
         Ok(None) => {}
         Err(error) => {
             tracing::error!(%error, "generation failed");
+            metrics.engine_failed(if matches!(error, EngineError::NotFinite) { "not_finite" } else { "run" });
             sequence.fail(error);
         }
     }
