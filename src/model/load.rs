@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::budget::{Budget, HugePages, MemoryLimits};
 use super::files::{FileError, ModelFacts};
-use super::{LoadedModel, ModelName};
+use super::{LoadedModel, ModelName, Reason};
 use crate::engine::ort::{GraphHints, OrtError, Rows, Runtime};
 use crate::engine::{Engine, EngineError, EngineLimits, Event, Request, Sampling, Shared};
 use crate::memory;
@@ -13,7 +15,8 @@ use crate::metrics::Metrics;
 use crate::text::tokenizer::{TextError, Tokenizer};
 
 /// Limits of a loaded model.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LoadLimits {
     /// Tokens that a sequence may have, when fewer than the model allows.
     pub context_tokens: Option<usize>,
@@ -103,6 +106,53 @@ pub enum LoadError {
     #[error("the first generation failed")]
     Warm(#[source] EngineError),
 }
+
+impl LoadError {
+    /// The word for it.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::File(_) | Self::NoContextLength | Self::ContextTooLong { .. } | Self::HugePages { .. } => {
+                Reason::InvalidSpec
+            }
+            Self::Tokenizer(_) | Self::TokenizerMismatch { .. } => Reason::TokenizerMismatch,
+            Self::Graph(error) => graph_reason(error),
+            Self::NoMemory { .. } => Reason::InsufficientMemory,
+            Self::Thread(_) => Reason::Internal,
+            Self::Warm(_) => Reason::ProbeFailed,
+        }
+    }
+}
+
+fn graph_reason(error: &OrtError) -> Reason {
+    match error {
+        OrtError::LibraryNotFound(_) | OrtError::Library { .. } => Reason::Internal,
+        OrtError::InvalidGraph { .. } => Reason::InvalidOnnx,
+        OrtError::Unsupported(_) => Reason::UnsupportedOperator,
+        OrtError::TooExpensive { .. } => Reason::InvalidSpec,
+        // The codes of ONNX Runtime do not tell these apart, its texts do.
+        OrtError::Runtime { message, .. } => {
+            let says = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
+            if says(&["bad_alloc", "bad allocation", "Failed to allocate memory"]) {
+                Reason::InsufficientMemory
+            } else if says(&UNSUPPORTED) {
+                Reason::UnsupportedOperator
+            } else {
+                Reason::InvalidOnnx
+            }
+        }
+    }
+}
+
+/// What ONNX Runtime says of operators, opsets and versions of the format that it does not have.
+const UNSUPPORTED: [&str; 7] = [
+    "is not a registered function/op",
+    "No Op registered for",
+    "Could not find an implementation for",
+    "No opset import for domain",
+    "is under development and support for this is limited",
+    "Unsupported model IR version",
+    "Unknown model file format version",
+];
 
 /// Loads a model. Blocking, for seconds: call it off the async threads.
 ///

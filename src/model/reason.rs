@@ -2,8 +2,10 @@
 //!
 //! From: the reasons of a `Model` object's status. Each error type of this module says which of them it is.
 
+use serde::{Deserialize, Serialize};
+
 /// One word for a failure, and whether waiting can help.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Reason {
     /// The settings of the model contradict themselves or ask for what does not exist.
     InvalidSpec,

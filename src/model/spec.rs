@@ -5,12 +5,16 @@
 //! No value in here ever prints a secret: the query of a URL (it may hold a signature) is left out of `Display` and
 //! `Debug`.
 
+mod verify;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
 use url::Url;
+
+pub use verify::{InvalidVerify, Isolation, Probe, VerifySpec};
 
 /// The forms [`Source`] accepts, for error messages.
 const ACCEPTED: &str =
