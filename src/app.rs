@@ -12,16 +12,17 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::{EngineSettings, Settings, SourceSettings};
-use crate::engine::ort::library::Search;
+use crate::engine::ort::library::{self, Search};
 use crate::engine::ort::{Runtime, RuntimeOptions};
 use crate::http::{self, Api, CountedListener, HttpLimits};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::model::manifest::{Digest, Manifest};
 use crate::model::reconcile::{ModelSpec, Workshop};
-use crate::model::source::{FetchSettings, Fetcher, Guard, GuardRules, HubToken};
-use crate::model::spec::{HttpUrl, Source};
-use crate::model::{LoadLimits, LoadedModel, MemoryLimits, Registry, RunningStep};
+use crate::model::source::{FetchSettings, Fetcher, Guard, GuardRules, HubToken, Progress};
+use crate::model::spec::{HttpUrl, Source, VerifySpec};
+use crate::model::verify::{self, ChildBounds, StaticReport, VerifyReport, VerifyRequest};
+use crate::model::{LoadLimits, MemoryLimits, Registry, RunningStep};
 use crate::shutdown::{Phase, StopRequests, Tasks};
 
 /// Time for a connection to the hub or another server.
@@ -109,12 +110,14 @@ pub async fn run(settings: Settings, listeners: Listeners, stop: StopRequests) -
 pub struct Report {
     /// The manifest's digest, number of files and their bytes; `None` when the folder has no manifest.
     pub manifest: Option<(Digest, usize, u64)>,
-    /// What was loaded.
-    pub model: Arc<LoadedModel>,
+    /// What the files say.
+    pub files: StaticReport,
+    /// What trying it has shown.
+    pub found: VerifyReport,
 }
 
-/// Checks the model that the settings name: the bytes of its files, if they are listed, then everything that `serve` does
-/// before the model answers, a first generation included.
+/// Checks the model that the settings name: the bytes of its files, if they are listed, then the files themselves, then in
+/// a process of its own everything that `serve` does before the model answers.
 ///
 /// # Errors
 /// The first check that failed.
@@ -127,13 +130,31 @@ pub async fn verify(settings: &Settings) -> anyhow::Result<Report> {
         listed.verify(folder)?;
         manifest = Some((digest, listed.files().len(), listed.files().iter().map(|file| file.size).sum()));
     }
-    let workshop = Workshop {
-        fetcher: Fetcher::new(fetch_settings(&settings.sources, &spec)?),
-        runtime: start_runtime(&settings.engine)?,
-        registry: Arc::default(),
-        metrics: Arc::new(Metrics::new()),
+    let (fetcher, progress) = (Fetcher::new(fetch_settings(&settings.sources, &spec)?), Progress::default());
+    let graph = fetcher.model_files(&spec.source, &progress).await?.graph;
+    let tokenizer_source = spec.tokenizer.as_ref().unwrap_or(&spec.source);
+    let tokenizer = fetcher.tokenizer_files(tokenizer_source, &progress).await?.tokenizer;
+    let request = VerifyRequest {
+        name: spec.name,
+        graph: std::path::absolute(graph)?,
+        tokenizer: std::path::absolute(tokenizer)?,
+        limits: spec.limits,
+        chat_template: None,
+        verify: VerifySpec::default(),
     };
-    Ok(Report { manifest, model: workshop.try_once(&spec).await? })
+    let bounds = ChildBounds {
+        executable: std::env::current_exe().context("failed to find this program")?,
+        memory_bytes: spec.limits.memory.process_bytes.unwrap_or(u64::MAX / 2),
+        timeout: Duration::from_secs(request.verify.timeout_seconds.into()),
+        library: std::path::absolute(library::find(&library_search(&settings.engine))?)?,
+        threads: settings.engine.thread_count(),
+    };
+    let files = {
+        let request = request.clone();
+        tokio::task::spawn_blocking(move || verify::check_files(&request)).await??
+    };
+    let found = verify::in_child(&request, &bounds).await?;
+    Ok(Report { manifest, files, found })
 }
 
 /// Brings the model up and watches its engine; returns only when the engine has died.
@@ -227,13 +248,17 @@ where
     }
 }
 
-fn start_runtime(settings: &EngineSettings) -> anyhow::Result<Runtime> {
-    let search = Search {
+fn library_search(settings: &EngineSettings) -> Search {
+    Search {
         explicit: settings.ort_dylib_path.clone(),
         executable: std::env::current_exe().ok(),
         working_folder: std::env::current_dir().ok(),
         library_path: EngineSettings::library_path(),
-    };
+    }
+}
+
+fn start_runtime(settings: &EngineSettings) -> anyhow::Result<Runtime> {
+    let search = library_search(settings);
     let options = RuntimeOptions { threads: settings.thread_count(), spinning: settings.spinning };
     let runtime = Runtime::start(&search, &options)?;
     tracing::info!(

@@ -64,10 +64,12 @@ pub fn bind_process(bounds: &ProcessBounds) -> std::io::Result<()> {
     if process::getppid().map(process::Pid::as_raw_nonzero).map(i32::from) != Some(parent) {
         return Err(std::io::Error::other("the process that asked has ended"));
     }
+    // If the group has no memory left, this process goes and not the one that serves.
+    fs::write("/proc/self/oom_score_adj", "1000").unwrap_or_default();
     limit(Resource::Core, 0).unwrap_or_default();
     limit(Resource::Nofile, OPEN_FILES).unwrap_or_default();
     limit(Resource::Cpu, cpu_seconds).unwrap_or_default();
-    process::nice(NICE).unwrap_or_default();
+    process::nice(NICE).map(drop).unwrap_or_default();
     limit(Resource::Data, memory_bytes)?;
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::sampler::{Logprobs, SampleError, Scratch};
 use super::scheduler::{Bounds, Scheduler, Vacated};
 use super::sequence::Sequence;
 use super::{EngineLimits, Shared};
+use crate::failpoint;
 use crate::metrics::ModelMetrics;
 
 /// Chunks of a prompt that one run takes while no stream waits for its next token: with 64 tokens each, 256 take about two
@@ -100,6 +101,7 @@ impl Worker {
             turn.wait();
             let started = Instant::now();
             self.pulse.begin(plan.decode, chunk.len());
+            failpoint::at("in-engine-step");
             if !chunk.is_empty() {
                 self.prefill(chunk);
             }

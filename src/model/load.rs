@@ -10,6 +10,7 @@ use super::files::{FileError, ModelFacts};
 use super::{LoadedModel, ModelName, Reason};
 use crate::engine::ort::{GraphHints, OrtError, Rows, Runtime};
 use crate::engine::{Engine, EngineError, EngineLimits, Event, Request, Sampling, Shared};
+use crate::failpoint;
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::text::tokenizer::{TextError, Tokenizer};
@@ -154,11 +155,24 @@ const UNSUPPORTED: [&str; 7] = [
     "Unknown model file format version",
 ];
 
-/// Loads a model. Blocking, for seconds: call it off the async threads.
+/// Loads a model in the serving process. Blocking, for seconds: call it off the async threads.
 ///
 /// # Errors
 /// See [`LoadError`]; the message says what to change.
 pub(super) fn load(
+    runtime: &Runtime,
+    request: LoadRequest,
+    metrics: &Metrics,
+) -> Result<LoadedModel, LoadError> {
+    failpoint::at("before-load");
+    from_files(runtime, request, metrics)
+}
+
+/// What [`load`] does, also in the process that tries a model.
+///
+/// # Errors
+/// As [`load`].
+pub(super) fn from_files(
     runtime: &Runtime,
     request: LoadRequest,
     metrics: &Metrics,
@@ -234,13 +248,14 @@ pub(super) async fn warm(model: &LoadedModel) -> Result<(), LoadError> {
 }
 
 /// Where the JSON files may be: beside the graph, above its `onnx` folder, beside the tokenizer.
-fn folders<'a>(graph: &'a Path, tokenizer: &'a Path) -> Vec<&'a Path> {
+pub(super) fn folders<'a>(graph: &'a Path, tokenizer: &'a Path) -> Vec<&'a Path> {
     let beside = graph.parent();
     let above = beside.filter(|folder| folder.ends_with("onnx")).and_then(Path::parent);
     [beside, above, tokenizer.parent()].into_iter().flatten().collect()
 }
 
-fn context_tokens(model: Option<usize>, asked: Option<usize>) -> Result<usize, LoadError> {
+/// Tokens that a sequence may have: as the model says, or fewer, as asked.
+pub(super) fn context_tokens(model: Option<usize>, asked: Option<usize>) -> Result<usize, LoadError> {
     match (model, asked) {
         (Some(model), Some(asked)) if asked > model => Err(LoadError::ContextTooLong { asked, model }),
         (_, Some(asked)) => Ok(asked),

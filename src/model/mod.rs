@@ -15,6 +15,7 @@ pub mod reconcile;
 mod registry;
 pub mod source;
 pub mod spec;
+pub mod verify;
 
 use std::sync::Arc;
 

@@ -183,6 +183,7 @@ fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
 }
 
 /// JSON as Python's `json.dumps` writes it: nothing is escaped for HTML.
+#[expect(clippy::needless_pass_by_value, reason = "the form of a filter")]
 fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value, minijinja::Error> {
     let given: Option<Value> = options.get("indent")?;
     // `transformers` takes these too; the defaults are what templates ask for.
@@ -190,7 +191,7 @@ fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value
         let _ignored: Option<Value> = options.get(ignored)?;
     }
     options.assert_all_used()?;
-    let none = Kwargs::from_iter(std::iter::empty::<(String, Value)>());
+    let none = std::iter::empty::<(String, Value)>().collect();
     let escaped = minijinja::filters::tojson(value, indent.or(given), none)?;
     Ok(Value::from(without_html_escapes(escaped.as_str().unwrap_or_default())))
 }

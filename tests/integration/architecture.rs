@@ -16,7 +16,7 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     ("http", &["engine", "generate", "metrics", "model", "openmetrics", "shutdown"]),
     ("generate", &["engine", "metrics", "model", "text"]),
     ("model", &["engine", "failpoint", "memory", "metrics", "text"]),
-    ("engine", &["memory", "metrics"]),
+    ("engine", &["failpoint", "memory", "metrics"]),
     ("text", &[]),
     ("failpoint", &[]),
     ("memory", &[]),

@@ -23,4 +23,5 @@ mod shutdown;
 mod sources;
 mod streaming;
 mod token_options;
+mod verify;
 mod watchdog;

@@ -166,7 +166,7 @@ mod tests {
             let message = parse(text).unwrap_err();
             assert!(message.contains(names), "{text}: {message}");
         }
-        let many = format!(r#"{{"probes": [{}]}}"#, vec![r#"{"prompt": "a"}"#; 9].join(","));
+        let many = format!(r#"{{"probes": [{}]}}"#, [r#"{"prompt": "a"}"#; 9].join(","));
         assert!(parse(&many).unwrap_err().contains("at most 8"));
     }
 }
