@@ -14,7 +14,7 @@ use inference_gateway::model::{HugePages, LoadLimits, MemoryLimits, Reason};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::harness::{PATIENCE, prepared, tiny};
+use crate::harness::{PATIENCE, prepared, python, tiny};
 
 const EXECUTABLE: &str = env!("CARGO_BIN_EXE_inference-gateway");
 /// Long enough for a busy machine to load a tiny model.
@@ -323,6 +323,20 @@ async fn a_crash_of_the_library_is_the_end_of_the_child_only() {
         assert_eq!(reason, Reason::VerifyCrashed, "{fault}: {message}");
         assert!(message.contains(signal), "{fault}: {message}");
         wait_buried(folder.path()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_graph_that_asks_for_half_a_terabyte_fails_in_the_child() {
+    for when in ["load", "run"] {
+        let folder = copy_of("gpt2-no-cache");
+        let graph = folder.path().join("model.onnx");
+        let made = python("tests/fixtures/hungry_model.py").arg(when).arg(graph).status();
+        assert!(made.unwrap().success());
+        let (reason, message) = refused(tried(&request(folder.path())).await);
+        let expected = [Reason::ProbeFailed, Reason::InsufficientMemory, Reason::VerifyCrashed];
+        assert!(expected.contains(&reason), "{when}: {reason}: {message}");
+        assert!(message.contains("alloc"), "{when}: {message}");
     }
 }
 

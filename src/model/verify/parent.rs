@@ -16,7 +16,10 @@ const LAST_WORDS_BYTES: usize = 4 << 10;
 /// A child that writes more than this is broken; nobody listens any longer.
 const MOST_OUTPUT_BYTES: usize = 16 << 20;
 
-/// Checks, loads and probes a model in a process of its own. Dropping the future kills that process.
+/// Checks, loads and probes a model in a process of its own, whatever the isolation that the spec wishes for. Dropping the
+/// future kills that process, and the runtime buries it.
+///
+/// To be polled first on a thread that lives as long as the future: the child ends with the thread that started it.
 ///
 /// # Errors
 /// What the child found; or how it ended without an answer.
