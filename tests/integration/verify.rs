@@ -478,7 +478,7 @@ async fn a_model_that_does_not_answer_as_it_should_fails_its_probe() {
     let folder = copy_of("llama");
     let bounds = faulty(folder.path(), "in-engine-step=5*off->return(hang)");
     let mut hanging = request(folder.path());
-    hanging.verify.timeout_seconds = 10;
+    hanging.verify.timeout_seconds = 5;
     let (reason, message) = refused(in_child(&hanging, &bounds).await);
     assert_eq!(reason, Reason::ProbeFailed, "{message}");
 }

@@ -6,8 +6,8 @@ use std::time::Instant;
 use super::super::budget::{HugePages, MemoryLimits};
 use super::super::load::{self, LoadLimits, LoadRequest};
 use super::super::{LoadedModel, Reason};
-use super::probes::{longest_tokens, probes_of};
-use super::{ChildAnswer, ChildInput, VerifyError, VerifyReport, VerifyRequest, check_files, in_process};
+use super::probes::{longest_tokens, probes_of, within};
+use super::{ChildAnswer, ChildInput, VerifyError, VerifyReport, VerifyRequest, check_files};
 use crate::engine::ort::library::Search;
 use crate::engine::ort::{Runtime, RuntimeOptions};
 use crate::failpoint;
@@ -31,6 +31,7 @@ pub async fn run_child(input: impl Read) -> String {
 }
 
 async fn attempt(input: impl Read) -> Result<VerifyReport, VerifyError> {
+    let began = Instant::now();
     let broken = |source| VerifyError::Process { attempt: "understand what is asked of", source };
     let mut text = String::new();
     input.take(MOST_INPUT_BYTES).read_to_string(&mut text).map_err(broken)?;
@@ -58,7 +59,9 @@ async fn attempt(input: impl Read) -> Result<VerifyReport, VerifyError> {
     let load = started.elapsed();
     check_end_tokens(&model)?;
     let started = Instant::now();
-    in_process(&model, &request.verify).await?;
+    // Earlier than the parent loses its patience: probes without an end are another fault than a load without one.
+    let left = timeout.mul_f64(0.9).saturating_sub(began.elapsed());
+    within(left, &model, &request.verify).await?;
     let geometry = model.engine.geometry();
     Ok(VerifyReport {
         peak_bytes: memory::peak_bytes().unwrap_or_default(),

@@ -33,12 +33,20 @@ pub(super) fn longest_tokens(verify: &VerifySpec) -> usize {
     longest.unwrap_or_default() + SPECIAL_TOKENS
 }
 
-/// Runs the probes on a loaded model, one after another; nine tenths of the time of the spec are for them.
+/// Runs the probes on a loaded model, one after another, in the time of the spec.
 ///
 /// # Errors
 /// [`VerifyError::Probe`] for the first that failed; it names the probe, never its prompt.
 pub async fn in_process(model: &LoadedModel, verify: &VerifySpec) -> Result<(), VerifyError> {
-    let limit = Duration::from_secs(verify.timeout_seconds.into()).mul_f64(0.9);
+    within(Duration::from_secs(verify.timeout_seconds.into()), model, verify).await
+}
+
+/// Runs the probes on a loaded model in at most `limit`.
+pub(super) async fn within(
+    limit: Duration,
+    model: &LoadedModel,
+    verify: &VerifySpec,
+) -> Result<(), VerifyError> {
     tokio::time::timeout(limit, run(model, &probes_of(verify))).await.unwrap_or_else(|_elapsed| {
         Err(VerifyError::Probe(format!("the probes did not end within {} s", limit.as_secs_f32())))
     })
