@@ -34,12 +34,12 @@ fmt: ## Format the code
 
 lint: ## Check format, lints and documentation
 	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --profile test --all-targets -- -D warnings
+	$(CARGO) clippy --locked --profile test --features failpoints --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items --quiet
 
 test: prepare-tests lint ## Run every test (this is what CI runs)
 	$(VENV_PYTHON) -m unittest discover --start-directory tests/scripts
-	$(CARGO) test --locked
+	$(CARGO) test --locked --features failpoints
 
 bench: prepare ## Measure against other engines and write BENCHMARKS.md (about 40 minutes, idle machine)
 	$(PYTHON) scripts/bench/suite.py

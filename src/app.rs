@@ -12,18 +12,19 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::{EngineSettings, Settings, SourceSettings};
-use crate::engine::ort::library::Search;
+use crate::engine::ort::library::{self, Search};
 use crate::engine::ort::{Runtime, RuntimeOptions};
 use crate::http::{self, Api, CountedListener, HttpLimits};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::model::manifest::{Digest, Manifest};
-use crate::model::source::{FetchSettings, Fetcher, Guard, GuardRules, HubToken};
-use crate::model::spec::{HttpUrl, Source};
-use crate::model::store::{Store, StoreSettings};
+use crate::model::source::{FetchSettings, Fetcher, Guard, GuardRules, HubToken, Progress};
+use crate::model::spec::{HttpUrl, Source, VerifySpec};
+use crate::model::store::{Store, StoreSettings, Wanted};
+use crate::model::verify::{self, ChildBounds, StaticReport, VerifyReport, VerifyRequest};
 use crate::model::{
-    Defaults, Desired, Fleet, LiveLimits, LoadLimits, LoadedModel, MemoryLimits, Registry, RunningStep,
-    StateFolder, Target, Workshop,
+    Defaults, Desired, Fleet, LiveLimits, LoadLimits, MemoryLimits, Registry, RunningStep, StateFolder,
+    Target, Trial, Workshop,
 };
 use crate::models_file::{FileStatus, ModelsFile};
 use crate::shutdown::{Phase, ReloadHandle, ReloadRequests, StopRequests, Tasks};
@@ -90,7 +91,7 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
         start_runtime(&settings.engine)?,
         Arc::clone(&registry),
         Arc::clone(&metrics),
-        StateFolder::open(settings.sources.state_folder()),
+        (StateFolder::open(settings.sources.state_folder()), trial(&settings)?),
     )?;
     let (fleet, _commands) = Fleet::new(workshop, defaults.clone());
     let wanted = target.map(|target| Desired::from([(target.key.clone(), Arc::new(target))]));
@@ -138,12 +139,14 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
 pub struct Report {
     /// The manifest's digest, number of files and their bytes; `None` when the folder has no manifest.
     pub manifest: Option<(Digest, usize, u64)>,
-    /// What was loaded.
-    pub model: Arc<LoadedModel>,
+    /// What the files say.
+    pub files: StaticReport,
+    /// What trying it has shown.
+    pub found: VerifyReport,
 }
 
-/// Checks the model that the settings name: the bytes of its files, if they are listed, then everything that `serve` does
-/// before the model answers, a first generation included.
+/// Checks the model that the settings name: the bytes of its files, if they are listed, then the files themselves, then in
+/// a process of its own everything that `serve` does before the model answers.
 ///
 /// # Errors
 /// The first check that failed.
@@ -156,14 +159,37 @@ pub async fn verify(settings: &Settings) -> anyhow::Result<Report> {
         listed.verify(folder)?;
         manifest = Some((digest, listed.files().len(), listed.files().iter().map(|file| file.size).sum()));
     }
-    let workshop = Workshop::new(
-        store_of(settings, Some(&target))?,
-        start_runtime(&settings.engine)?,
-        Arc::default(),
-        Arc::new(Metrics::new()),
-        None,
-    )?;
-    Ok(Report { manifest, model: workshop.try_once(&target).await? })
+    let wanted =
+        Wanted { source: &target.source, tokenizer: target.tokenizer.as_ref(), digest: None, in_place: true };
+    let prepared = store_of(settings, Some(&target))?.prepare(&wanted, &Progress::default()).await?;
+    let request = VerifyRequest {
+        name: target.key.clone(),
+        graph: std::path::absolute(&prepared.graph)?,
+        tokenizer: std::path::absolute(&prepared.tokenizer)?,
+        limits: target.load,
+        chat_template: None,
+        verify: VerifySpec::default(),
+    };
+    let bounds = ChildBounds {
+        executable: std::env::current_exe().context("failed to find this program")?,
+        memory_bytes: target.load.memory.process_bytes.unwrap_or(u64::MAX / 2),
+        timeout: Duration::from_secs(request.verify.timeout_seconds.into()),
+        library: std::path::absolute(library::find(&library_search(&settings.engine))?)?,
+        threads: settings.engine.thread_count(),
+    };
+    let files = {
+        let request = request.clone();
+        tokio::task::spawn_blocking(move || verify::check_files(&request)).await??
+    };
+    let found = verify::in_child(&request, &bounds).await?;
+    Ok(Report { manifest, files, found })
+}
+
+/// How models are tried.
+fn trial(settings: &Settings) -> anyhow::Result<Trial> {
+    let executable = settings.model.verify_executable.clone().map_or_else(std::env::current_exe, Ok);
+    let executable = executable.context("failed to find this program")?;
+    Ok(Trial { executable, threads: settings.engine.thread_count() })
 }
 
 /// The store that the settings describe, for sources that they name.
@@ -275,13 +301,17 @@ where
     }
 }
 
-fn start_runtime(settings: &EngineSettings) -> anyhow::Result<Runtime> {
-    let search = Search {
+fn library_search(settings: &EngineSettings) -> Search {
+    Search {
         explicit: settings.ort_dylib_path.clone(),
         executable: std::env::current_exe().ok(),
         working_folder: std::env::current_dir().ok(),
         library_path: EngineSettings::library_path(),
-    };
+    }
+}
+
+fn start_runtime(settings: &EngineSettings) -> anyhow::Result<Runtime> {
+    let search = library_search(settings);
     let options = RuntimeOptions { threads: settings.thread_count(), spinning: settings.spinning };
     let runtime = Runtime::start(&search, &options)?;
     tracing::info!(

@@ -11,6 +11,7 @@ use clap::{Arg, ArgMatches, Args, Command, value_parser};
 use crate::app::{self, Listeners, Report, Requests};
 use crate::config::{self, Resolved, Settings};
 use crate::model::manifest::Manifest;
+use crate::model::verify;
 use crate::shutdown::{self, SignalThread};
 use crate::telemetry;
 
@@ -35,6 +36,9 @@ pub fn run() -> anyhow::Result<()> {
         matches.subcommand_matches("pack").and_then(|pack| pack.get_one::<PathBuf>("folder"))
     {
         return pack(folder);
+    }
+    if matches.subcommand_matches(verify::SUBCOMMAND).is_some() {
+        return verify_model();
     }
     let (action, resolved) = parse(&arguments, &matches)?;
     match action {
@@ -66,6 +70,9 @@ fn command() -> Command {
         .subcommand(verify)
         .subcommand(fetch)
         .subcommand(pack)
+        .subcommand(
+            Command::new(verify::SUBCOMMAND).hide(true).about("Try the model that standard input describes"),
+        )
 }
 
 fn folder_argument(help: &'static str) -> Arg {
@@ -150,21 +157,35 @@ fn verify(settings: &Settings) -> anyhow::Result<()> {
         .build()
         .context("failed to start the async runtime")?;
     let report = runtime.block_on(app::verify(settings))?;
-    report.model.engine.stop();
     print_report(&settings.model.default_model_path, &report)
 }
 
+/// What the process does that tries a model for another one.
+fn verify_model() -> anyhow::Result<()> {
+    telemetry::init("warn", telemetry::LogFormat::Auto)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the async runtime")?;
+    let answer = runtime.block_on(verify::run_child(std::io::stdin().lock()));
+    writeln!(std::io::stdout(), "\n{answer}")?;
+    Ok(())
+}
+
 fn print_report(source: &str, report: &Report) -> anyhow::Result<()> {
-    let Report { manifest, model } = report;
-    let geometry = model.engine.geometry();
-    let cache = match geometry.cache_bytes_per_token {
+    let Report { manifest, files, found } = report;
+    let cache = match found.cache_bytes_per_token {
         0 => "none: every token computes the whole text anew".to_owned(),
-        bytes if geometry.keeps_prefixes => format!("{bytes} bytes a token, written in place"),
+        bytes if found.in_place => format!("{bytes} bytes a token, written in place"),
         bytes => format!("{bytes} bytes a token, copied by every step"),
     };
     let manifest = match manifest {
         Some((digest, files, bytes)) => format!("{digest}, {files} files of {bytes} bytes, all as listed"),
         None => "none: `inference-gateway pack` writes one".to_owned(),
+    };
+    let ends = match found.end_tokens.as_slice() {
+        [] => "none: every text runs to its limit".to_owned(),
+        tokens => tokens.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     };
     let mut out = std::io::stdout().lock();
     writeln!(out, "model       {source}")?;
@@ -172,20 +193,16 @@ fn print_report(source: &str, report: &Report) -> anyhow::Result<()> {
     writeln!(
         out,
         "vocabulary  {} tokens in the graph, {} in the tokenizer",
-        geometry.vocabulary_size,
-        model.tokenizer.vocabulary_size()
+        found.vocabulary_size, found.tokenizer_size
     )?;
-    writeln!(out, "context     {} tokens", geometry.context_tokens)?;
+    writeln!(out, "context     {} tokens", found.context_tokens)?;
     writeln!(out, "cache       {cache}")?;
-    writeln!(
-        out,
-        "ends with   token {}",
-        if model.end_tokens.is_empty() {
-            "none: every text runs to its limit".to_owned()
-        } else {
-            model.end_tokens.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        }
-    )?;
-    writeln!(out, "generates   yes")?;
+    writeln!(out, "ends with   token {ends}")?;
+    writeln!(out, "template    {}", if found.has_template { "compiles and renders" } else { "none" })?;
+    writeln!(out, "weights     {} bytes", files.weights_bytes)?;
+    let (peak, estimate) = (found.peak_bytes, files.memory_estimate_bytes);
+    writeln!(out, "memory      {peak} bytes at most while loading and generating; {estimate} were expected")?;
+    writeln!(out, "load        {:.3} s", found.load.as_secs_f64())?;
+    writeln!(out, "generates   yes: {} probes in {:.3} s", found.probes, found.probe.as_secs_f64())?;
     Ok(())
 }

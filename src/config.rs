@@ -91,6 +91,9 @@ pub struct ModelSettings {
     /// The folder below which the paths of such a list lie.
     #[arg(long, env = "INFERENCE_MODEL_ROOT", default_value = "/models", value_name = "FOLDER")]
     pub model_root: PathBuf,
+    /// The program that tries models: this one, but for tests, whose own executable cannot.
+    #[arg(long, env = "INFERENCE_VERIFY_EXECUTABLE", value_name = "FILE", hide = true)]
+    pub verify_executable: Option<PathBuf>,
 }
 
 /// How the engine runs.

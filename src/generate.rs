@@ -157,7 +157,7 @@ impl GenerateError {
             Self::Text(_) | Self::Interrupted => true,
             Self::NoTokens | Self::TooManyTokens { .. } => false,
             Self::Engine(error) => match error {
-                EngineError::Run(_) | EngineError::Stopped => true,
+                EngineError::Run(_) | EngineError::NotFinite | EngineError::Stopped => true,
                 EngineError::Overloaded { .. }
                 | EngineError::ContextExceeded { .. }
                 | EngineError::CacheExceeded { .. }
@@ -267,6 +267,9 @@ impl Generation {
                 Err(error) => {
                     self.stream = None;
                     self.faulty = error.is_the_models_fault();
+                    if matches!(error, GenerateError::Engine(EngineError::NotFinite)) {
+                        self.model.health.not_finite();
+                    }
                     self.count(GenerationEnd::Error);
                     return Some(Err(error));
                 }

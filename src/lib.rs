@@ -21,6 +21,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod failpoint;
 pub mod generate;
 pub mod http;
 pub mod memory;

@@ -76,13 +76,67 @@ pub fn give_way() {
     }
 }
 
+/// The most bytes of this process that were in memory at once.
+///
+/// From: `VmHWM` of `/proc/self/status`.
+pub fn peak_bytes() -> Option<u64> {
+    kibibytes_of(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// Limits of a process that tries something dangerous.
+#[derive(Debug, Clone, Copy)]
+pub struct ProcessBounds {
+    /// Bytes of memory that it may write, stacks included; address space that is only reserved to be written counts too.
+    pub memory_bytes: u64,
+    /// Seconds of CPU time, all threads together.
+    pub cpu_seconds: u64,
+    /// The process that it must not outlive.
+    pub parent: i32,
+}
+
+/// Files that such a process may have open at once.
+const OPEN_FILES: u64 = 256;
+/// The lowest priority: threads inherit it.
+const NICE: i32 = 19;
+
+/// Binds this process for the rest of its life: memory, CPU time, open files, no core dump, lowest priority, and its end
+/// when the parent ends. A step that the system refuses is passed over, except that of the memory.
+///
+/// # Errors
+/// The limit of the memory is refused, or the parent has ended already.
+pub fn bind_process(bounds: &ProcessBounds) -> std::io::Result<()> {
+    use rustix::process::{self, Resource, Rlimit, Signal};
+
+    let ProcessBounds { memory_bytes, cpu_seconds, parent } = *bounds;
+    let limit =
+        |resource, value| process::setrlimit(resource, Rlimit { current: Some(value), maximum: Some(value) });
+    process::set_parent_process_death_signal(Some(Signal::KILL)).unwrap_or_default();
+    // It may have ended before the line above.
+    if process::getppid().map(process::Pid::as_raw_nonzero).map(i32::from) != Some(parent) {
+        return Err(std::io::Error::other("the process that asked has ended"));
+    }
+    // If the group has no memory left, this process goes and not the one that serves.
+    fs::write("/proc/self/oom_score_adj", "1000").unwrap_or_default();
+    limit(Resource::Core, 0).unwrap_or_default();
+    limit(Resource::Nofile, OPEN_FILES).unwrap_or_default();
+    limit(Resource::Cpu, cpu_seconds).unwrap_or_default();
+    process::nice(NICE).map(drop).unwrap_or_default();
+    limit(Resource::Data, memory_bytes)?;
+    Ok(())
+}
+
 fn machine_bytes() -> Option<u64> {
     meminfo("MemTotal:")
 }
 
 fn meminfo(name: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    kibibytes_of(&text, name)
+}
+
+/// The bytes that a line of `/proc` gives as `label  123 kB`.
+fn kibibytes_of(text: &str, label: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(label))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }

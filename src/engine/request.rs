@@ -165,6 +165,9 @@ pub enum EngineError {
     /// The model run failed, or gave numbers that are not a distribution.
     #[error("the model run failed: {0}")]
     Run(String),
+    /// A logit is NaN or infinite: the model is broken, or its numbers overflow.
+    #[error("the model gave a number that is not finite")]
+    NotFinite,
     /// Another revision of the model has taken its place, and the time for requests of this one has passed.
     #[error("the model was replaced while the request ran, and its time to end has passed")]
     Replaced,

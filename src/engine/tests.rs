@@ -215,7 +215,7 @@ async fn logits_that_are_not_numbers_fail_their_sequence_alone() {
     let good = submit(&engine, request(&[1], 10));
     let bad = submit(&engine, request(&[63], 10));
     drop(gate);
-    assert!(matches!(collect(bad).await, Err(EngineError::Run(_))));
+    assert!(matches!(collect(bad).await, Err(EngineError::NotFinite)));
     assert_eq!(collect(good).await.unwrap().0, continuation(&[1], 10));
 }
 

@@ -9,10 +9,11 @@ use super::backend::{Backend, Batch, Feeding, Input, Wanted};
 use super::prefix::PrefixStore;
 use super::pulse::Pulse;
 use super::request::{EngineError, Finish, TokenId};
-use super::sampler::{Logprobs, Scratch};
+use super::sampler::{Logprobs, SampleError, Scratch};
 use super::scheduler::{Bounds, Scheduler, Vacated};
 use super::sequence::Sequence;
 use super::{EngineLimits, Shared};
+use crate::failpoint;
 use crate::metrics::ModelMetrics;
 
 /// Chunks of a prompt that one run takes while no stream waits for its next token: with 64 tokens each, 256 take about two
@@ -104,6 +105,7 @@ impl Worker {
             turn.wait();
             let started = Instant::now();
             self.pulse.begin(plan.decode, chunk.len());
+            failpoint::at("in-engine-step");
             if !chunk.is_empty() {
                 self.prefill(chunk);
             }
@@ -232,7 +234,7 @@ impl Worker {
             outcome => {
                 self.tell_first_token();
                 if let Some((sequence, vacated)) = self.scheduler.remove_prefilling() {
-                    settle(sequence, outcome);
+                    settle(sequence, outcome, &self.shared.metrics);
                     self.close_hole(&vacated);
                 }
             }
@@ -277,7 +279,7 @@ impl Worker {
         for (row, outcome) in outcomes.into_iter().enumerate().rev() {
             if !matches!(outcome, Ok(None)) {
                 let (sequence, vacated) = self.scheduler.remove_decoding(row);
-                settle(sequence, outcome);
+                settle(sequence, outcome, &self.shared.metrics);
                 self.close_hole(&vacated);
             }
         }
@@ -316,7 +318,7 @@ impl Worker {
         self.shared.metrics.draft(draft.len(), accepted);
         if !matches!(outcome, Ok(None)) {
             let (sequence, vacated) = self.scheduler.remove_decoding(0);
-            settle(sequence, outcome);
+            settle(sequence, outcome, &self.shared.metrics);
             self.close_hole(&vacated);
         }
     }
@@ -352,19 +354,23 @@ fn pick(
     scratch: &mut Scratch,
 ) -> Result<Option<Finish>, EngineError> {
     let sampler = sequence.sampler();
-    let picked = sampler.sample(logits, scratch).map_err(|error| EngineError::Run(error.to_string()))?;
+    let picked = sampler.sample(logits, scratch).map_err(|error| match error {
+        SampleError::NotFinite => EngineError::NotFinite,
+        SampleError::NothingAllowed => EngineError::Run(error.to_string()),
+    })?;
     sampler.accept(picked.token);
     let logprobs = sequence.logprobs().map(|top| Box::new(Logprobs::new(logits).of_pick(picked.token, top)));
     Ok(sequence.push(picked.token, logprobs))
 }
 
 /// Tells the owner of an ended sequence how it ended.
-fn settle(sequence: Sequence, outcome: Result<Option<Finish>, EngineError>) {
+fn settle(sequence: Sequence, outcome: Result<Option<Finish>, EngineError>, metrics: &ModelMetrics) {
     match outcome {
         Ok(Some(reason)) => sequence.finish(reason),
         Ok(None) => {}
         Err(error) => {
             tracing::error!(%error, "generation failed");
+            metrics.engine_failed(if matches!(error, EngineError::NotFinite) { "not_finite" } else { "run" });
             sequence.fail(error);
         }
     }

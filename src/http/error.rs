@@ -135,7 +135,7 @@ impl From<EngineError> for ApiError {
             }
             EngineError::UnknownToken { .. } => Self::invalid_value("text", message),
             // What the library said is for the log, where the engine has put it.
-            EngineError::Run(_) => {
+            EngineError::Run(_) | EngineError::NotFinite => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "inference_failed", "the model run failed")
             }
             EngineError::Replaced => {

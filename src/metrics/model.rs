@@ -15,6 +15,7 @@ pub(super) struct ModelFamilies {
     prompt_tokens: IntCounterVec,
     generated_tokens: IntCounterVec,
     generations: IntCounterVec,
+    engine_failures: IntCounterVec,
     time_to_first_token: HistogramVec,
     time_per_output_token: HistogramVec,
     requests_running: IntGaugeVec,
@@ -40,6 +41,7 @@ pub struct ModelMetrics {
     prompt_tokens: IntCounter,
     generated_tokens: IntCounter,
     generations: IntCounterVec,
+    engine_failures: IntCounterVec,
     model: String,
     time_to_first_token: Histogram,
     time_per_output_token: Histogram,
@@ -69,6 +71,11 @@ impl ModelFamilies {
                 "generations_total",
                 "Generations ended, by reason: eos, stop, length, cancelled, error.",
                 &["model", "finish_reason"],
+            ),
+            engine_failures: on.counters(
+                "engine_failures_total",
+                "Generations that the engine could not go on with, by kind: run, not_finite.",
+                &["model", "kind"],
             ),
             time_to_first_token: on.histograms(
                 "time_to_first_token_seconds",
@@ -149,6 +156,7 @@ impl ModelFamilies {
             prompt_tokens,
             generated_tokens,
             generations,
+            engine_failures,
             time_to_first_token,
             time_per_output_token,
             requests_running,
@@ -171,6 +179,7 @@ impl ModelFamilies {
             prompt_tokens: prompt_tokens.with_label_values(label),
             generated_tokens: generated_tokens.with_label_values(label),
             generations: generations.clone(),
+            engine_failures: engine_failures.clone(),
             model: model.to_owned(),
             time_to_first_token: time_to_first_token.with_label_values(label),
             time_per_output_token: time_per_output_token.with_label_values(label),
@@ -212,6 +221,11 @@ impl ModelMetrics {
         if tokens > 1 {
             self.time_per_output_token.observe(decode.as_secs_f64() / (tokens - 1) as f64);
         }
+    }
+
+    /// The engine could not go on with a generation; `kind` is `run` or `not_finite`.
+    pub(crate) fn engine_failed(&self, kind: &'static str) {
+        self.engine_failures.with_label_values(&[self.model.as_str(), kind]).inc();
     }
 
     /// What the engine can hold. Without a bound on the cache its capacity is not told.

@@ -5,6 +5,8 @@
 //! free: half for the caches of running sequences · a quarter for kept prefixes · the rest for runs and a next model
 //! ```
 
+use serde::{Deserialize, Serialize};
+
 use super::load::LoadError;
 use crate::engine::Geometry;
 
@@ -12,7 +14,8 @@ use crate::engine::Geometry;
 const MOST_PREFIX_BYTES: u64 = 1 << 30;
 
 /// Memory settings; `None` is worked out.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct MemoryLimits {
     /// Bytes that the process may use.
     pub process_bytes: Option<u64>,
@@ -23,7 +26,8 @@ pub struct MemoryLimits {
 }
 
 /// Whether the caches of rows lie in huge pages: faster to find, but a row costs the memory of its whole context at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum HugePages {
     /// Where all rows at their longest take at most an eighth of the process's memory.
     Auto,

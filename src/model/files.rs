@@ -11,6 +11,9 @@ use serde_json::Value;
 use crate::engine::TokenId;
 use crate::text::tokenizer::Tokenizer;
 
+/// Largest of these files; `tokenizer_config.json` with thousands of added tokens has two million bytes.
+const MOST_BYTES: u64 = 32 << 20;
+
 /// A file beside the model that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to read {path}: {message}")]
@@ -76,10 +79,46 @@ impl ModelFacts {
             let ids = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
             found.extend(ids.iter().filter_map(Value::as_u64).filter_map(|id| TokenId::try_from(id).ok()));
         }
-        let named = &self.tokenizer["eos_token"];
-        let named = named.as_str().or_else(|| named["content"].as_str());
-        found.extend(named.and_then(|text| tokenizer.token_to_id(text)));
+        found.extend(self.special_token("eos_token").and_then(|text| tokenizer.token_to_id(text)));
         found.into_iter().collect()
+    }
+
+    /// Whether any file names an end of text, by number or by content.
+    pub(super) fn names_an_end(&self) -> bool {
+        let named = [&self.generation["eos_token_id"], &self.config["eos_token_id"]];
+        named.iter().any(|value| !value.is_null())
+            || !self.genai["model"]["eos_token_id"].is_null()
+            || self.special_token("eos_token").is_some()
+    }
+
+    /// The content of a token by its part, such as `bos_token`.
+    pub(super) fn special_token(&self, part: &str) -> Option<&str> {
+        let named = &self.tokenizer[part];
+        named.as_str().or_else(|| named["content"].as_str())
+    }
+
+    /// Special tokens with their ids, as `tokenizer_config.json` lists them.
+    pub(super) fn listed_special_tokens(&self) -> Vec<(TokenId, &str)> {
+        let listed = self.tokenizer["added_tokens_decoder"].as_object();
+        let special = listed.into_iter().flatten().filter(|(_, token)| token["special"] == true);
+        special.filter_map(|(id, token)| Some((id.parse().ok()?, token["content"].as_str()?))).collect()
+    }
+
+    /// The template of chats: of a file of its own, else of `tokenizer_config.json`, where it may be one of several.
+    ///
+    /// # Errors
+    /// The file is there but cannot be read, or is too large.
+    pub(super) fn chat_template(&self, folders: &[&Path]) -> Result<Option<String>, FileError> {
+        if let Some(path) = first_file(folders, "chat_template.jinja") {
+            let fail = |message: String| FileError { path: path.clone(), message };
+            let text = String::from_utf8(read_bounded(&path)?).map_err(|error| fail(error.to_string()))?;
+            return Ok(Some(text));
+        }
+        let template = &self.tokenizer["chat_template"];
+        let named = template.as_array().into_iter().flatten();
+        let default = named.clone().find(|one| one["name"] == "default").or_else(|| named.clone().next());
+        let text = template.as_str().or_else(|| default.and_then(|one| one["template"].as_str()));
+        Ok(text.map(str::to_owned))
     }
 
     fn first_of(&self, keys: &[&str]) -> Option<usize> {
@@ -92,12 +131,28 @@ fn size(value: &Value) -> Option<usize> {
 }
 
 fn read_first(folders: &[&Path], name: &str) -> Result<Value, FileError> {
-    let Some(path) = folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file()) else {
+    let Some(path) = first_file(folders, name) else {
         return Ok(Value::Null);
     };
-    let fail = |message: String| FileError { path: path.clone(), message };
-    let text = std::fs::read(&path).map_err(|error| fail(error.to_string()))?;
-    serde_json::from_slice(&text).map_err(|error| fail(error.to_string()))
+    let text = read_bounded(&path)?;
+    serde_json::from_slice(&text).map_err(|error| FileError { path, message: error.to_string() })
+}
+
+fn first_file(folders: &[&Path], name: &str) -> Option<PathBuf> {
+    folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+fn read_bounded(path: &Path) -> Result<Vec<u8>, FileError> {
+    use std::io::Read;
+
+    let fail = |message: String| FileError { path: path.to_owned(), message };
+    let file = std::fs::File::open(path).map_err(|error| fail(error.to_string()))?;
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| fail(error.to_string()))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(fail(format!("it is larger than {MOST_BYTES} bytes")));
+    }
+    Ok(bytes)
 }
 
 #[cfg(test)]

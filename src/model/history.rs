@@ -67,6 +67,10 @@ pub(super) struct Stable {
     pub(super) revision: String,
     /// To be read again after a restart; the model of the environment has none.
     pub(super) document: Option<ModelDocument>,
+    /// Of the manifest of its files: what was tried.
+    pub(super) digest: Option<String>,
+    /// Memory that loading it took.
+    pub(super) memory_bytes: u64,
 }
 
 /// A revision that has failed for good.
@@ -165,10 +169,10 @@ impl History {
     }
 
     /// Notes a revision that has proved itself.
-    pub(super) fn set_stable(&mut self, revision: &str, document: Option<&ModelDocument>) {
+    pub(super) fn set_stable(&mut self, stable: Stable) {
         self.record.attempt = None;
-        self.record.stable = Some(Stable { revision: revision.to_owned(), document: document.cloned() });
-        self.record.quarantined.retain(|failed| failed.revision != revision);
+        self.record.quarantined.retain(|failed| failed.revision != stable.revision);
+        self.record.stable = Some(stable);
         self.write();
     }
 
@@ -251,6 +255,10 @@ mod tests {
         }
     }
 
+    fn good() -> Stable {
+        Stable { revision: "good".to_owned(), document: None, digest: None, memory_bytes: 1 }
+    }
+
     fn disk() -> Disk {
         Disk(tempfile::tempdir().unwrap())
     }
@@ -259,7 +267,7 @@ mod tests {
     fn a_revision_that_kills_the_process_is_not_tried_again_when_another_has_proved_itself() {
         let disk = disk();
         let mut history = disk.open();
-        history.set_stable("good", None);
+        history.set_stable(good());
         history.begin("bad", Doing::Loading);
         let history = disk.open_after_death(history);
         assert_eq!(history.quarantined("bad").unwrap().reason, Reason::LoadCrashed);
@@ -288,7 +296,7 @@ mod tests {
     fn an_end_in_order_is_no_death() {
         let disk = disk();
         let mut history = disk.open();
-        history.set_stable("good", None);
+        history.set_stable(good());
         history.begin("new", Doing::Watching);
         drop(history);
         assert!(disk.open().quarantined("new").is_none());
@@ -298,7 +306,7 @@ mod tests {
     fn the_stable_revision_is_not_convicted_by_its_own_watch() {
         let disk = disk();
         let mut history = disk.open();
-        history.set_stable("good", None);
+        history.set_stable(good());
         history.begin("good", Doing::Watching);
         assert!(disk.open_after_death(history).quarantined("good").is_none());
     }
@@ -329,7 +337,7 @@ mod tests {
         assert!(disk.open().stable().is_none());
         assert!(StateFolder::open(PathBuf::from("/proc/nothing")).is_none());
         let mut history = History::open(None, &"a".parse().unwrap());
-        history.set_stable("good", None);
+        history.set_stable(good());
         assert_eq!(history.stable().unwrap().revision, "good");
     }
 }

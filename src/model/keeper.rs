@@ -18,15 +18,15 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::watch;
 
 use super::drain::Drains;
-use super::history::{Doing, History};
+use super::history::{Doing, History, Stable};
 use super::plan::{Observed, Step, Window, plan};
+use super::reason::chain;
 use super::registry::{Failure, Slot};
 use super::room::{self, Way};
 use super::source::Progress;
 use super::store::Prepared;
 use super::workshop::{AttemptError, Workshop};
 use super::{Defaults, LoadedModel, ModelState, Reason, Target};
-use crate::memory;
 use crate::metrics::SwapKind;
 
 /// Pause after the first attempt that failed in passing; doubles up to [`LONGEST_PAUSE`].
@@ -305,12 +305,12 @@ impl Keeper {
     async fn bring(&mut self, target: &Arc<Target>) -> Result<(), AttemptError> {
         let started = Instant::now();
         let prepared = self.prepare(target).await?;
-        self.verify(target, &prepared).await?;
+        let needed_bytes = self.verify(target, &prepared).await?;
         // At most two revisions are in memory: whatever is going, or kept to go back to, goes first.
         self.drain_previous();
         self.drains.all_gone().await;
         let turn = self.workshop.turn().await;
-        let way = self.make_room(target).await?;
+        let way = self.make_room(target, needed_bytes).await?;
         self.history.begin(&target.revision, Doing::Loading);
         if way == Way::Instead {
             self.take_out().await;
@@ -339,24 +339,25 @@ impl Keeper {
         self.workshop.prepare(target, &progress).await
     }
 
-    async fn verify(&self, target: &Target, prepared: &Prepared) -> Result<(), AttemptError> {
+    /// Tries the revision, unless it has proved itself before; returns the memory that loading it takes.
+    async fn verify(&self, target: &Target, prepared: &Prepared) -> Result<u64, AttemptError> {
+        if let Some(proved) = self.history.stable()
+            && proved.revision == target.revision
+            && proved.digest.is_some()
+            && proved.digest == prepared.digest.as_ref().map(ToString::to_string)
+        {
+            return Ok(proved.memory_bytes);
+        }
         self.slot.set_state(&target.revision, ModelState::Verifying, "");
         self.workshop.verify(target, prepared).await
     }
 
-    /// Decides whether the revision is loaded beside what serves; puts models to sleep that nobody uses, if that helps.
-    async fn make_room(&self, target: &Target) -> Result<Way, AttemptError> {
+    /// Decides whether the revision is loaded beside what serves.
+    async fn make_room(&self, target: &Target, needed_bytes: u64) -> Result<Way, AttemptError> {
         let serving = self.serving.as_ref().and_then(|serving| serving.model.as_ref());
         let serving_bytes = serving.map_or(0, |model| model.memory_bytes);
-        let needed_bytes = self.workshop.needed_bytes(target);
-        loop {
-            let free_bytes = memory::free_bytes(target.load.memory.process_bytes);
-            match room::decide(needed_bytes, free_bytes, serving_bytes, target.rollout.swap_policy) {
-                Ok(way) => return Ok(way),
-                Err(_refused) if self.workshop.put_one_to_sleep(&self.slot.key).await => {}
-                Err(refused) => return Err(refused.into()),
-            }
-        }
+        let free_bytes = self.workshop.free_for(target, needed_bytes).await;
+        Ok(room::decide(needed_bytes, free_bytes, serving_bytes, target.rollout.swap_policy)?)
     }
 
     /// Takes out what serves, to make room; requests wait until something serves again.
@@ -407,7 +408,12 @@ impl Keeper {
         self.watched_until = None;
         self.drain_previous();
         if let Some(serving) = &self.serving {
-            self.history.set_stable(&serving.target.revision, serving.target.document.as_ref());
+            self.history.set_stable(Stable {
+                revision: serving.target.revision.clone(),
+                document: serving.target.document.clone(),
+                digest: serving.prepared.digest.as_ref().map(ToString::to_string),
+                memory_bytes: serving.model.as_ref().map_or(0, |model| model.memory_bytes),
+            });
         }
     }
 
@@ -472,21 +478,6 @@ impl Keeper {
         self.drains.all_gone().await;
         self.workshop.metrics.model_removed(key.as_str());
     }
-}
-
-/// The error with its causes, as one line for a person.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let message = inner.to_string();
-        if !text.ends_with(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 /// Between 75 and 100 % of the pause, so that many gateways do not ask at once.

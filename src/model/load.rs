@@ -3,17 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::budget::{Budget, HugePages, MemoryLimits};
 use super::files::{FileError, ModelFacts};
 use super::{ModelName, Reason};
 use crate::engine::ort::{GraphHints, OrtError, Rows, Runtime};
-use crate::engine::{Backend, Engine, EngineError, EngineLimits, Event, Request, Sampling, Shared, TokenId};
+use crate::engine::{Backend, Engine, EngineLimits, Shared, TokenId};
 use crate::memory;
 use crate::metrics::{Metrics, ModelMetrics};
 use crate::text::tokenizer::{TextError, Tokenizer};
 
 /// Limits of a loaded model.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LoadLimits {
     /// Tokens that a sequence may have, when fewer than the model allows.
     pub context_tokens: Option<usize>,
@@ -118,31 +121,53 @@ pub enum LoadError {
     /// The engine's thread could not be started.
     #[error("failed to start the engine thread")]
     Thread(#[from] std::io::Error),
-    /// The first generation failed.
-    #[error("the first generation failed")]
-    Warm(#[source] EngineError),
 }
 
 impl LoadError {
-    /// The reason in one word.
+    /// The word for it.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::File(_) | Self::Graph(OrtError::InvalidGraph { .. } | OrtError::Runtime { .. }) => {
-                Reason::InvalidOnnx
-            }
-            Self::Graph(OrtError::Unsupported(_) | OrtError::TooExpensive { .. }) => {
-                Reason::UnsupportedOperator
-            }
-            Self::Graph(OrtError::LibraryNotFound(_) | OrtError::Library { .. }) | Self::Thread(_) => {
-                Reason::Internal
+            Self::File(_) | Self::NoContextLength | Self::ContextTooLong { .. } | Self::HugePages { .. } => {
+                Reason::InvalidSpec
             }
             Self::Tokenizer(_) | Self::TokenizerMismatch { .. } => Reason::TokenizerMismatch,
-            Self::NoContextLength | Self::ContextTooLong { .. } => Reason::InvalidSpec,
-            Self::NoMemory { .. } | Self::HugePages { .. } => Reason::InsufficientMemory,
-            Self::Warm(_) => Reason::ProbeFailed,
+            Self::Graph(error) => graph_reason(error),
+            Self::NoMemory { .. } => Reason::InsufficientMemory,
+            Self::Thread(_) => Reason::Internal,
         }
     }
 }
+
+fn graph_reason(error: &OrtError) -> Reason {
+    match error {
+        OrtError::LibraryNotFound(_) | OrtError::Library { .. } => Reason::Internal,
+        OrtError::InvalidGraph { .. } => Reason::InvalidOnnx,
+        OrtError::Unsupported(_) => Reason::UnsupportedOperator,
+        OrtError::TooExpensive { .. } => Reason::InvalidSpec,
+        // The codes of ONNX Runtime do not tell these apart, its texts do.
+        OrtError::Runtime { message, .. } => {
+            let says = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
+            if says(&["bad_alloc", "bad allocation", "Failed to allocate memory"]) {
+                Reason::InsufficientMemory
+            } else if says(&UNSUPPORTED) {
+                Reason::UnsupportedOperator
+            } else {
+                Reason::InvalidOnnx
+            }
+        }
+    }
+}
+
+/// What ONNX Runtime says of operators, opsets and versions of the format that it does not have.
+const UNSUPPORTED: [&str; 7] = [
+    "is not a registered function/op",
+    "No Op registered for",
+    "Could not find an implementation for",
+    "No opset import for domain",
+    "is under development and support for this is limited",
+    "Unsupported model IR version",
+    "Unknown model file format version",
+];
 
 /// Brings tokenizer and graph into memory. Blocking, for seconds, and computing all the time: call it on a thread of low
 /// priority.
@@ -208,37 +233,15 @@ pub(super) fn start(runtime: &Runtime, opened: Opened, metrics: &Metrics) -> Res
     Ok(Started { tokenizer, end_tokens, engine, metrics })
 }
 
-/// Runs a first short generation, so that the first client does not wait for ONNX Runtime to reserve memory.
-///
-/// # Errors
-/// The generation failed: the model cannot answer.
-pub(super) async fn warm(engine: &Engine) -> Result<(), LoadError> {
-    let request = Request {
-        prompt: vec![0],
-        sampling: Sampling::greedy(),
-        max_tokens: 2.min(engine.geometry().context_tokens - 1),
-        stop_tokens: Vec::new(),
-        logprobs: None,
-        deadline: None,
-    };
-    let place = engine.reserve().map_err(LoadError::Warm)?;
-    let mut stream = engine.submit(place, request).map_err(LoadError::Warm)?;
-    while let Some(event) = stream.next().await {
-        if let Event::Finished(_) = event.map_err(LoadError::Warm)? {
-            return Ok(());
-        }
-    }
-    Err(LoadError::Warm(EngineError::Stopped))
-}
-
 /// Where the JSON files may be: beside the graph, above its `onnx` folder, beside the tokenizer.
-fn folders<'a>(graph: &'a Path, tokenizer: &'a Path) -> Vec<&'a Path> {
+pub(super) fn folders<'a>(graph: &'a Path, tokenizer: &'a Path) -> Vec<&'a Path> {
     let beside = graph.parent();
     let above = beside.filter(|folder| folder.ends_with("onnx")).and_then(Path::parent);
     [beside, above, tokenizer.parent()].into_iter().flatten().collect()
 }
 
-fn context_tokens(model: Option<usize>, asked: Option<usize>) -> Result<usize, LoadError> {
+/// Tokens that a sequence may have: as the model says, or fewer, as asked.
+pub(super) fn context_tokens(model: Option<usize>, asked: Option<usize>) -> Result<usize, LoadError> {
     match (model, asked) {
         (Some(model), Some(asked)) if asked > model => Err(LoadError::ContextTooLong { asked, model }),
         (_, Some(asked)) => Ok(asked),

@@ -29,6 +29,7 @@ pub mod source;
 pub mod spec;
 pub mod store;
 mod target;
+pub mod verify;
 mod workshop;
 
 pub use budget::{HugePages, MemoryLimits};
@@ -42,6 +43,6 @@ pub use name::{InvalidModelName, ModelName};
 pub use reason::Reason;
 pub use registry::{Failure, ModelState, Registry, Serving, Snapshot, Status, Unavailable};
 pub use target::{Defaults, Desired, LiveLimits, SpecError, Target, desired};
-pub use workshop::{AttemptError, Workshop};
+pub use workshop::{AttemptError, Trial, Workshop};
 
 pub use crate::engine::RunningStep;

@@ -124,3 +124,18 @@ impl std::fmt::Display for Reason {
         formatter.write_str(self.label())
     }
 }
+
+/// An error with its causes, as one line for a person.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let message = inner.to_string();
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = inner.source();
+    }
+    text
+}

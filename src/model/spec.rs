@@ -16,4 +16,4 @@ pub use oci::OciSource;
 pub use quantity::Bytes;
 pub(crate) use source::without_query;
 pub use source::{DEFAULT_HUB_ENDPOINT, HttpUrl, HubSource, Source, SourceError};
-pub use verify::{Isolation, Probe, VerifySpec};
+pub use verify::{InvalidVerify, Isolation, Probe, VerifySpec};

@@ -17,17 +17,14 @@ use sha2::{Digest as _, Sha256};
 use super::hexadecimal::hexadecimal;
 use super::manifest::Digest;
 use super::spec::{
-    Bytes, HttpUrl, LimitsSpec, ModelDocument, ModelSpec, Probe, RolloutSpec, RuntimeSpec, Source,
-    SourceSpec, VerifySpec,
+    Bytes, HttpUrl, LimitsSpec, ModelDocument, ModelSpec, RolloutSpec, RuntimeSpec, Source, SourceSpec,
+    VerifySpec,
 };
 use super::{LoadLimits, ModelName};
 
 /// Names under which one model can be asked for besides its own.
 const MOST_ALIASES: usize = 8;
-const MOST_PROBES: usize = 8;
 const LONGEST_TEMPLATE_BYTES: usize = 16 << 10;
-const LONGEST_PROBE_BYTES: usize = 4096;
-const MOST_PROBE_TOKENS: u32 = 256;
 const LONGEST_SECONDS: u32 = 24 * 60 * 60;
 
 /// What a document leaves open.
@@ -141,7 +138,7 @@ impl Target {
             rollout,
             paused,
         } = spec;
-        check_verify(verify)?;
+        verify.validate().map_err(|error| ("spec.verify", error.to_string()))?;
         check_rollout(rollout)?;
         let digest = source.digest.as_deref().map(str::parse).transpose();
         let digest = digest.map_err(|error| ("spec.source.digest", format!("{error}")))?;
@@ -430,49 +427,6 @@ fn checked_template(template: Option<&str>) -> Result<Option<String>, Wrong> {
         )),
         other => Ok(other.map(str::to_owned)),
     }
-}
-
-fn check_verify(verify: &VerifySpec) -> Result<(), Wrong> {
-    let VerifySpec { isolation: _, timeout_seconds, probes } = verify;
-    if !(1..=3600).contains(timeout_seconds) {
-        return Err((
-            "spec.verify.timeoutSeconds",
-            format!("is {timeout_seconds}, from 1 to 3600 are possible"),
-        ));
-    }
-    if probes.len() > MOST_PROBES {
-        return Err((
-            "spec.verify.probes",
-            format!("has {} entries, at most {MOST_PROBES} are possible", probes.len()),
-        ));
-    }
-    for Probe { prompt, max_tokens, expect_contains, expect_tokens } in probes {
-        if prompt.is_empty() || prompt.len() > LONGEST_PROBE_BYTES {
-            return Err((
-                "spec.verify.probes[].prompt",
-                format!("has {} bytes, from 1 to {LONGEST_PROBE_BYTES} are possible", prompt.len()),
-            ));
-        }
-        if !(1..=MOST_PROBE_TOKENS).contains(max_tokens) {
-            return Err((
-                "spec.verify.probes[].maxTokens",
-                format!("is {max_tokens}, from 1 to {MOST_PROBE_TOKENS} are possible"),
-            ));
-        }
-        if expect_contains.is_some() && expect_tokens.is_some() {
-            return Err((
-                "spec.verify.probes[]",
-                "has expectContains and expectTokens; give one of them".to_owned(),
-            ));
-        }
-        if expect_tokens
-            .as_ref()
-            .is_some_and(|tokens| tokens.is_empty() || tokens.len() > *max_tokens as usize)
-        {
-            return Err(("spec.verify.probes[].expectTokens", "lists from 1 to maxTokens tokens".to_owned()));
-        }
-    }
-    Ok(())
 }
 
 fn check_rollout(rollout: &RolloutSpec) -> Result<(), Wrong> {

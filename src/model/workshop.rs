@@ -1,5 +1,6 @@
 //! The steps that bring a model into memory, each by itself: fetch, load, warm. The keeper puts them in order.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,12 @@ use super::loaded::Parts;
 use super::reaper::Reaper;
 use super::room::InsufficientMemory;
 use super::source::Progress;
+use super::spec::Isolation;
 use super::store::{PrepareError, Prepared, Store, Wanted};
+use super::verify::{self, ChildBounds, VerifyError, VerifyReport, VerifyRequest};
 use super::{LoadedModel, ModelName, Reason, Registry, Target};
 use crate::engine::ort::Runtime;
+use crate::failpoint;
 use crate::memory;
 use crate::metrics::{LoadPhase, Metrics};
 
@@ -29,9 +33,19 @@ pub struct Workshop {
     pub(super) metrics: Arc<Metrics>,
     /// Where models note what they went through.
     pub(super) state: Option<Arc<StateFolder>>,
+    trial: Arc<Trial>,
     reaper: Reaper,
     /// One model at a time is brought into memory: what is free is known only then.
     loading: Arc<Semaphore>,
+}
+
+/// How models are tried before they are loaded.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// This program, which tries them in a process of its own.
+    pub executable: PathBuf,
+    /// Threads that it may use.
+    pub threads: usize,
 }
 
 /// The turn to bring a model into memory; also kept by a thread that is still loading one that nobody wants any more.
@@ -43,6 +57,9 @@ pub enum AttemptError {
     /// Its files could not be had.
     #[error("failed to fetch the model")]
     Fetch(#[from] PrepareError),
+    /// It failed where it was tried.
+    #[error("failed to verify the model")]
+    Verify(#[from] VerifyError),
     /// Its files make no model that answers.
     #[error("failed to load the model")]
     Load(#[from] LoadError),
@@ -59,6 +76,7 @@ impl AttemptError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Fetch(error) => error.reason(),
+            Self::Verify(error) => error.reason(),
             Self::Load(error) => error.reason(),
             Self::Memory(_) => Reason::InsufficientMemory,
             Self::Lost => Reason::Internal,
@@ -69,7 +87,7 @@ impl AttemptError {
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Fetch(error) => error.is_permanent(),
-            Self::Load(_) | Self::Memory(_) | Self::Lost => self.reason().is_permanent(),
+            Self::Verify(_) | Self::Load(_) | Self::Memory(_) | Self::Lost => self.reason().is_permanent(),
         }
     }
 
@@ -77,7 +95,7 @@ impl AttemptError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Fetch(error) => error.retry_after(),
-            Self::Load(_) | Self::Memory(_) | Self::Lost => None,
+            Self::Verify(_) | Self::Load(_) | Self::Memory(_) | Self::Lost => None,
         }
     }
 }
@@ -92,35 +110,84 @@ impl Workshop {
         runtime: Runtime,
         registry: Arc<Registry>,
         metrics: Arc<Metrics>,
-        state: Option<StateFolder>,
+        (state, trial): (Option<StateFolder>, Trial),
     ) -> std::io::Result<Self> {
         let (reaper, loading) = (Reaper::start()?, Arc::new(Semaphore::new(1)));
-        Ok(Self { store, runtime, registry, metrics, state: state.map(Arc::new), reaper, loading })
+        Ok(Self {
+            store,
+            runtime,
+            registry,
+            metrics,
+            state: state.map(Arc::new),
+            trial: Arc::new(trial),
+            reaper,
+            loading,
+        })
     }
 
-    /// Goes through the steps once without publishing: whether the model would come into service.
+    /// Tries a model where it can do no harm; returns the memory that loading it takes, in bytes.
     ///
-    /// # Errors
-    /// The first step that failed.
-    pub async fn try_once(&self, target: &Target) -> Result<Arc<LoadedModel>, AttemptError> {
-        let prepared = self.prepare(target, &Progress::default()).await?;
-        let turn = self.turn().await;
-        self.load(target, &prepared, &turn).await
+    /// Where it cannot be tried beside what serves for lack of memory, its files are looked at, and it is tried once it is
+    /// loaded: the keeper decides whether it may come that far.
+    pub(super) async fn verify(&self, target: &Target, prepared: &Prepared) -> Result<u64, AttemptError> {
+        let started = Instant::now();
+        let request = VerifyRequest {
+            name: target.key.clone(),
+            graph: absolute(&prepared.graph)?,
+            tokenizer: absolute(&prepared.tokenizer)?,
+            limits: target.load,
+            chat_template: target.chat_template.clone(),
+            verify: target.verify.clone(),
+        };
+        let checked = request.clone();
+        let files = tokio::task::spawn_blocking(move || verify::check_files(&checked))
+            .await
+            .map_err(|_panicked| AttemptError::Lost)??;
+        let needed_bytes = match target.verify.isolation {
+            Isolation::InProcess => files.memory_estimate_bytes,
+            Isolation::Subprocess => {
+                let _turn = self.turn().await;
+                match self.free_for(target, files.memory_estimate_bytes).await {
+                    Some(free_bytes) if files.memory_estimate_bytes > free_bytes => {
+                        files.memory_estimate_bytes
+                    }
+                    free_bytes => self.try_in_child(&request, free_bytes).await?.peak_bytes,
+                }
+            }
+        };
+        self.finish_phase(&target.key, LoadPhase::Verify, started);
+        Ok(target.memory_bytes.unwrap_or(needed_bytes))
     }
 
-    /// Tries a model where it can do no harm.
-    pub(super) async fn verify(&self, _target: &Target, _prepared: &Prepared) -> Result<(), AttemptError> {
-        Ok(())
+    async fn try_in_child(
+        &self,
+        request: &VerifyRequest,
+        free_bytes: Option<u64>,
+    ) -> Result<VerifyReport, VerifyError> {
+        let bounds = ChildBounds {
+            executable: self.trial.executable.clone(),
+            memory_bytes: free_bytes.unwrap_or(u64::MAX / 2),
+            timeout: Duration::from_secs(request.verify.timeout_seconds.into()),
+            library: absolute(self.runtime.library())?,
+            threads: self.trial.threads,
+        };
+        verify::in_child(request, &bounds).await
     }
 
-    /// About the memory that loading takes.
-    pub(super) fn needed_bytes(&self, target: &Target) -> u64 {
-        target.memory_bytes.unwrap_or(0)
+    /// What is free for a model; puts others to sleep that nobody uses until `needed_bytes` are, if that helps.
+    pub(super) async fn free_for(&self, target: &Target, needed_bytes: u64) -> Option<u64> {
+        loop {
+            let free_bytes = memory::free_bytes(target.load.memory.process_bytes);
+            let enough = free_bytes.is_none_or(|free| needed_bytes <= free);
+            if enough || !self.put_one_to_sleep(&target.key).await {
+                return free_bytes;
+            }
+        }
     }
 
     /// Asks the model that was used the longest time ago, of those that may give their memory back, to do so; false when
     /// there is none.
-    pub(super) async fn put_one_to_sleep(&self, for_whom: &ModelName) -> bool {
+    async fn put_one_to_sleep(&self, for_whom: &ModelName) -> bool {
         let mut sleepy = None;
         for slot in self.registry.slots().into_iter().filter(|slot| slot.key != *for_whom) {
             let Some(model) = slot.serving() else {
@@ -199,6 +266,7 @@ impl Workshop {
         }
         let started = Instant::now();
         let loaded = memory::resident_bytes().unwrap_or_default().saturating_sub(before);
+        verify::in_process(&started_engine, &target.verify).await?;
         let load::Started { tokenizer, end_tokens, engine, metrics } = started_engine;
         let model = LoadedModel::new(
             Parts {
@@ -214,7 +282,6 @@ impl Workshop {
             },
             &self.reaper,
         );
-        load::warm(&model.engine).await?;
         self.finish_phase(&target.key, LoadPhase::Warm, started);
         Ok(model)
     }
@@ -226,6 +293,7 @@ impl Workshop {
         let thread = std::thread::Builder::new().name("loader".to_owned());
         let spawned = thread.spawn(move || {
             memory::give_way();
+            failpoint::at("before-load");
             if sender.send(load::open(&runtime, request)).is_err() {
                 // Nobody wants it any more.
                 memory::trim();
@@ -242,4 +310,9 @@ impl Workshop {
         let duration_ms = duration.as_millis() as u64;
         tracing::info!(%model, phase = phase.label(), duration_ms, "model phase done");
     }
+}
+
+/// The child works in another folder.
+fn absolute(path: &Path) -> Result<PathBuf, VerifyError> {
+    std::path::absolute(path).map_err(|source| VerifyError::Process { attempt: "find the files for", source })
 }

@@ -2,4 +2,5 @@
 
 pub mod decoder;
 pub mod stop;
+pub mod template;
 pub mod tokenizer;

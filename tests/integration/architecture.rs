@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::harness::project;
 
 /// What each module may use of the others.
-const MAY_USE: [(&str, &[&str]); 15] = [
-    ("main", &["cli"]),
+const MAY_USE: [(&str, &[&str]); 16] = [
+    ("main", &["cli", "failpoint"]),
     ("lib", &[]),
     ("cli", &["app", "config", "model", "shutdown", "telemetry"]),
     ("app", &["config", "engine", "http", "memory", "metrics", "model", "models_file", "shutdown"]),
@@ -16,9 +16,10 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     ("config", &["model", "telemetry"]),
     ("http", &["engine", "generate", "metrics", "model", "openmetrics", "shutdown"]),
     ("generate", &["engine", "metrics", "model", "text"]),
-    ("model", &["engine", "memory", "metrics", "text"]),
-    ("engine", &["memory", "metrics"]),
+    ("model", &["engine", "failpoint", "memory", "metrics", "text"]),
+    ("engine", &["failpoint", "memory", "metrics"]),
     ("text", &[]),
+    ("failpoint", &[]),
     ("memory", &[]),
     ("metrics", &[]),
     ("openmetrics", &[]),
@@ -30,10 +31,13 @@ const INTERNAL: [(&str, &[&str]); 2] =
     [("engine::ort", &["app", "model"]), ("model::source", &["app", "cli", "config", "http"])];
 
 /// Crates and the only places that may name them.
-const OWNERS: [(&str, &[&str]); 8] = [
+const OWNERS: [(&str, &[&str]); 11] = [
     ("ort", &["engine/ort/"]),
     ("axum", &["http/", "app.rs"]),
     ("tokenizers", &["text/"]),
+    ("minijinja", &["text/template"]),
+    ("fail", &["failpoint.rs"]),
+    ("rustix", &["memory.rs", "failpoint.rs"]),
     ("reqwest", &["model/source/"]),
     ("clap", &["cli", "config.rs", "telemetry.rs"]),
     ("prometheus", &["metrics", "openmetrics"]),
@@ -134,4 +138,21 @@ fn the_direction_test_sees_a_violation() {
     assert!(names("use crate::http::Api;", "crate::http"));
     assert!(names("let x = crate::http::f();", "crate::http"));
     assert!(!names("use crate::http_client::X;", "crate::http"));
+}
+
+#[test]
+fn faults_are_in_no_build_that_does_not_ask_for_them() {
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .current_dir(project())
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let package = &metadata["packages"][0];
+    assert_eq!(package["name"], "inference-gateway");
+    assert!(package["features"]["failpoints"].is_array(), "the feature that the tests need");
+    assert!(package["features"].get("default").is_none_or(|default| default == &serde_json::json!([])));
+    let fail = package["dependencies"].as_array().unwrap().iter().find(|one| one["name"] == "fail").unwrap();
+    assert_eq!(fail["optional"], true);
+    assert_eq!(fail["features"], serde_json::json!([]), "the points are on where the feature is, only there");
 }

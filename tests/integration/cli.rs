@@ -244,7 +244,7 @@ fn verify_says_what_keeps_a_model_from_answering() {
     std::fs::write(folder.path().join("model.onnx"), b"<html>not found</html>").unwrap();
     let refused = verify(folder.path());
     assert_eq!(refused.status.code(), Some(1));
-    assert!(stderr(&refused).contains("model.onnx is not a usable ONNX file"), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("it is an HTML page"), "{}", stderr(&refused));
     let missing = run(gateway().args(["pack", "/nowhere"]));
     assert_eq!(missing.status.code(), Some(1));
     assert!(stderr(&missing).contains("/nowhere"), "{}", stderr(&missing));

@@ -60,6 +60,7 @@ pub(crate) fn settings(flags: &[&str]) -> Settings {
         "--ops-address=127.0.0.1:0",
         "--threads=2",
         "--spinning=false",
+        concat!("--verify-executable=", env!("CARGO_BIN_EXE_inference-gateway")),
     ];
     let command = Settings::augment_args(Command::new("test").args_override_self(true));
     let matches =

@@ -24,4 +24,5 @@ mod sources;
 mod store;
 mod streaming;
 mod token_options;
+mod verify;
 mod watchdog;

@@ -126,22 +126,22 @@ fn tensor_numbers<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> std::io::
 }
 
 /// One field of a message: its number, and where its value ends.
-struct Field {
-    number: u64,
-    is_bytes: bool,
+pub(super) struct Field {
+    pub(super) number: u64,
+    pub(super) is_bytes: bool,
     /// The value of a field of wire type 0, else 0.
-    varint: u64,
-    end: u64,
+    pub(super) varint: u64,
+    pub(super) end: u64,
 }
 
-struct Reader<R> {
-    input: BufReader<R>,
-    position: u64,
+pub(super) struct Reader<R> {
+    pub(super) input: BufReader<R>,
+    pub(super) position: u64,
 }
 
 impl<R: Read + Seek> Reader<R> {
     /// Reads a field's key, and the length of a length-delimited one; `limit` is the end of the enclosing message.
-    fn field(&mut self, limit: u64) -> std::io::Result<Field> {
+    pub(super) fn field(&mut self, limit: u64) -> std::io::Result<Field> {
         let key = self.varint()?;
         let wire_type = key & 7;
         let mut varint = 0;
@@ -166,7 +166,7 @@ impl<R: Read + Seek> Reader<R> {
         }
     }
 
-    fn varint(&mut self) -> std::io::Result<u64> {
+    pub(super) fn varint(&mut self) -> std::io::Result<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let mut byte = [0u8];
@@ -180,14 +180,14 @@ impl<R: Read + Seek> Reader<R> {
         Err(invalid_data("a number of more than ten bytes"))
     }
 
-    fn string(&mut self, end: u64) -> std::io::Result<String> {
+    pub(super) fn string(&mut self, end: u64) -> std::io::Result<String> {
         let mut bytes = vec![0; usize::try_from(end - self.position).map_err(std::io::Error::other)?];
         self.input.read_exact(&mut bytes)?;
         self.position = end;
         String::from_utf8(bytes).map_err(|_not_utf8| invalid_data("an operator name that is not UTF-8"))
     }
 
-    fn skip_to(&mut self, end: u64) -> std::io::Result<()> {
+    pub(super) fn skip_to(&mut self, end: u64) -> std::io::Result<()> {
         let distance = end.checked_sub(self.position).and_then(|distance| i64::try_from(distance).ok());
         let distance = distance.ok_or_else(|| invalid_data("a field that is longer than it says"))?;
         if distance > 0 {
@@ -198,7 +198,7 @@ impl<R: Read + Seek> Reader<R> {
     }
 }
 
-fn invalid_data(message: &str) -> std::io::Error {
+pub(super) fn invalid_data(message: &str) -> std::io::Error {
     std::io::Error::new(std::io::ErrorKind::InvalidData, message)
 }
 

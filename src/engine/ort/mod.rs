@@ -12,6 +12,7 @@ mod contract;
 mod graph_file;
 mod groups;
 mod in_place;
+pub mod inspect;
 mod joint_cache;
 pub mod library;
 mod protobuf;

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Keeper, Revision, chain};
+use super::{Keeper, Revision};
 use crate::metrics::SwapKind;
+use crate::model::reason::chain;
 use crate::model::workshop::Turn;
 use crate::model::{ModelState, Reason, Target};
 
