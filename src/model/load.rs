@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::budget::{Budget, HugePages, MemoryLimits};
 use super::files::{FileError, ModelFacts};
+use super::layout::graph_files;
 use super::{LoadedModel, ModelName};
 use crate::engine::ort::{GraphHints, OrtError, Rows, Runtime};
 use crate::engine::{Engine, EngineError, EngineLimits, Event, Request, Sampling, Shared};
@@ -121,8 +122,13 @@ pub(super) fn load(
         context_tokens: context_tokens(facts.context_tokens(), limits.context_tokens)?,
         huge_pages_up_to_bytes: limits.huge_pages.up_to_bytes(limits.memory),
     };
-    let hints = GraphHints { head_size: facts.head_size(), kv_heads: facts.kv_heads() };
-    let backend = runtime.load(&graph, &hints, rows)?;
+    let hints = GraphHints {
+        head_size: facts.head_size(),
+        kv_heads: facts.kv_heads(),
+        tokens: Some(tokenizer.vocabulary_size()),
+        names: facts.names()?,
+    };
+    let backend = runtime.load(&graph_files(&graph), &hints, rows)?;
     let width = backend.geometry().vocabulary_size;
     if tokenizer.vocabulary_size() > width {
         return Err(LoadError::TokenizerMismatch { tokenizer: tokenizer.vocabulary_size(), graph: width });

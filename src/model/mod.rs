@@ -7,6 +7,7 @@
 
 mod budget;
 mod files;
+mod layout;
 mod load;
 pub mod manifest;
 mod name;

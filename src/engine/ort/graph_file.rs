@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
-use super::OrtError;
+use super::{OrtError, ort_file};
 
 const MODEL_GRAPH: u64 = 7;
 const GRAPH_NODE: u64 = 1;
@@ -26,11 +26,16 @@ const MAX_NODE_BYTES: u64 = 64 << 20;
 /// numbers its weights hold.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Operators {
-    counts: BTreeMap<String, usize>,
-    parameters: u64,
+    pub(super) counts: BTreeMap<String, usize>,
+    pub(super) parameters: u64,
 }
 
 impl Operators {
+    /// Whether the file could be read: one of ONNX Runtime's own format may be of a version that is not known here.
+    pub(super) fn are_known(&self) -> bool {
+        !self.counts.is_empty()
+    }
+
     pub(super) fn count(&self, operator: &str) -> usize {
         self.counts.get(operator).copied().unwrap_or(0)
     }
@@ -41,6 +46,11 @@ impl Operators {
     }
 }
 
+/// Whether a file is in ONNX Runtime's own format, which is no protobuf.
+pub(super) fn is_ort_format(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "ort")
+}
+
 /// Counts the operators of the graph in `path`.
 ///
 /// # Errors
@@ -49,9 +59,8 @@ pub(super) fn scan(path: &Path) -> Result<Operators, OrtError> {
     let invalid = |message: String| OrtError::InvalidGraph { path: path.to_owned(), message };
     let file = File::open(path).map_err(|error| invalid(error.to_string()))?;
     let length = file.metadata().map_err(|error| invalid(error.to_string()))?.len();
-    // `.ort` files are flatbuffers with operators resolved at build time; they hold no protobuf to scan.
-    if path.extension().is_some_and(|extension| extension == "ort") {
-        return Ok(Operators { parameters: length / size_of::<f32>() as u64, ..Operators::default() });
+    if is_ort_format(path) {
+        return ort_file::scan(&file, length).map_err(|error| invalid(error.to_string()));
     }
     let mut reader = Reader { input: BufReader::new(file), position: 0 };
     scan_model(&mut reader, length).map_err(|error| invalid(error.to_string()))

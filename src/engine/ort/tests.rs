@@ -45,7 +45,7 @@ fn concat(model: &str) -> Adapter<Concat> {
 
 fn recompute(model: &str) -> Adapter<Recompute> {
     let (session, Contract { graph, cache }, parameters) = open(model);
-    assert!(matches!(cache, Cache::None), "{model} is of another kind");
+    assert!(matches!(cache, Cache::None { .. }), "{model} is of another kind");
     Adapter { backend: Recompute::new(session, graph, parameters, ROWS).unwrap(), runs: Recompute::runs }
 }
 
