@@ -84,10 +84,19 @@ async fn the_first_graph_of_a_pair_alone_is_served_without_a_cache() {
 }
 
 #[tokio::test]
-async fn the_second_graph_of_a_pair_alone_is_refused_when_it_takes_one_token_a_run() {
-    let folder = copy_of("layouts/pair-one-token", |name| name == "decoder_model.onnx");
-    let reason = refusal(&folder.path().join("decoder_with_past_model.onnx")).await;
-    assert!(reason.contains("one token a run") && reason.contains("decoder_model.onnx"), "{reason}");
+async fn the_second_graph_of_a_pair_alone_is_refused_when_it_is_made_for_one_token_a_run() {
+    for model in ["layouts/pair-one-token", "layouts/pair-unmasked"] {
+        let folder = copy_of(model, |name| name == "decoder_model.onnx");
+        let reason = refusal(&folder.path().join("decoder_with_past_model.onnx")).await;
+        assert!(reason.contains("one token a run") && reason.contains("decoder_model.onnx"), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_mask_with_the_shape_for_one_token_is_no_reason_to_refuse() {
+    for model in ["merged", "one-more"] {
+        gives_what_its_sibling_gives(&layout(model), "gpt2").await;
+    }
 }
 
 #[tokio::test]

@@ -43,8 +43,16 @@ pub(super) struct Ids {
     pub(super) has_choices: bool,
     /// Whether it takes one row a run.
     pub(super) one_row: bool,
-    /// Whether it is made for one token a run.
-    pub(super) one_token: bool,
+    pub(super) tokens: TokensARun,
+}
+
+/// How many tokens of a row can be fed in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TokensARun {
+    Any,
+    /// The shapes allow any number, but the mask's says that the graph was traced with one: it may be wrong for more.
+    Doubtful,
+    One,
 }
 
 /// How the graph keeps keys and values.
@@ -127,7 +135,8 @@ impl Contract {
                     graph.names.attention_mask
                 )));
             }
-            if graph.input_ids.one_row || graph.input_ids.one_token || graph.input_ids.has_choices {
+            let Ids { kind: _, has_choices, one_row, tokens } = graph.input_ids;
+            if one_row || has_choices || tokens == TokensARun::One {
                 return Err(unsupported(format!(
                     "it has grouped attention, and its input `{}` is not [batch, tokens] with both open",
                     graph.names.input_ids
@@ -213,7 +222,6 @@ fn ids(session: &Session, names: &Names) -> Result<Ids, OrtError> {
             "its input `{name}` is {shape:?}: it takes so many rows and tokens and no others"
         )));
     }
-    // A graph that was traced with one token may say so only in its mask.
     let mask = input(session, &names.attention_mask).map(Outlet::dtype);
     let one_more = match mask {
         Some(ValueType::Tensor { dimension_symbols, .. }) => {
@@ -221,7 +229,13 @@ fn ids(session: &Session, names: &Names) -> Result<Ids, OrtError> {
         }
         _ => false,
     };
-    Ok(Ids { kind, has_choices: choices.is_some(), one_row: batch == 1, one_token: tokens == 1 || one_more })
+    let tokens = match tokens {
+        1 => TokensARun::One,
+        // One branch of a merged decoder was traced so, and the other is for prompts.
+        _ if one_more && input(session, "use_cache_branch").is_none() => TokensARun::Doubtful,
+        _ => TokensARun::Any,
+    };
+    Ok(Ids { kind, has_choices: choices.is_some(), one_row: batch == 1, tokens })
 }
 
 /// Dimensions of an input; what is open is −1.

@@ -39,7 +39,7 @@ use ort::session::builder::SessionBuilder;
 use super::backend::Backend;
 use super::turns::Turns;
 use concat::Concat;
-use contract::{Cache, Contract, Layout};
+use contract::{Cache, Contract, Layout, TokensARun};
 use graph_file::Operators;
 pub use names::Names;
 
@@ -204,25 +204,24 @@ impl Runtime {
         let Opened { session, contract: Contract { graph, cache }, operators } = opened;
         Ok(match (cache, with_past) {
             (Cache::InPlace(layout), _) => Box::new(in_place::InPlace::new(session, &graph, layout, rows)?),
-            (Cache::Concat { layout, left_padding }, Some(_)) => {
-                let alone = pair::shapes_allow_prompts(&graph);
-                let number = graph.logits;
+            (Cache::Concat { layout, left_padding }, with_past) => {
+                let (ids, number) = (graph.input_ids, graph.logits);
                 let mut backend = Concat::new(session, graph, (layout, left_padding), rows);
-                if !(alone && pair::feeds_prompts(&mut backend, number)) {
+                let is_tried = with_past.is_some() || ids.tokens == TokensARun::Doubtful;
+                let feeds_prompts =
+                    ids.tokens != TokensARun::One && (!is_tried || pair::feeds_prompts(&mut backend, number));
+                if !feeds_prompts && with_past.is_none() {
+                    return Err(OrtError::Unsupported(
+                        "it is made for one token a run, and the graph for prompts (`decoder_model.onnx`) does not \
+                         lie beside it"
+                            .to_owned(),
+                    ));
+                }
+                if !feeds_prompts {
                     let prompts = self.open_prompts(prompts, hints, layout)?;
                     backend = backend.with_prompts(prompts.session, prompts.contract.graph);
                 }
                 Box::new(backend)
-            }
-            (Cache::Concat { .. }, None) if graph.input_ids.one_token => {
-                return Err(OrtError::Unsupported(
-                    "it is made for one token a run, and the graph for prompts (`decoder_model.onnx`) does not lie \
-                     beside it"
-                        .to_owned(),
-                ));
-            }
-            (Cache::Concat { layout, left_padding }, None) => {
-                Box::new(Concat::new(session, graph, (layout, left_padding), rows))
             }
             (Cache::None { .. }, Some(with_past)) => {
                 return Err(OrtError::Unsupported(format!(

@@ -1,22 +1,16 @@
 //! Whether one graph of a pair (`decoder_model.onnx`, `decoder_with_past_model.onnx`) does the work of both.
 //!
 //! The second takes a cache. Where it can also be fed several tokens, and an empty cache, the first is not needed and its
-//! weights are not loaded. Exporters trace it with a single token: its shapes then may say so, or its mask may have been
-//! left out as a constant, which no shape shows. So shapes only rule out; what they allow is tried on a few tokens.
+//! weights are not loaded. Exporters have traced it with a single token: its shapes then may say so, or the mask between
+//! fed tokens is missing, which no shape shows. So shapes only rule out; what they allow is tried on a few tokens.
 
 use super::concat::Concat;
-use super::contract::Graph;
 use super::numbers::Number;
 use crate::engine::backend::{Backend, BackendError, Batch, Input, Wanted};
 use crate::engine::request::TokenId;
 
-/// Enough for a missing mask to show: the first token sees the last two layers on.
+/// Enough for a missing mask to show: what early tokens see changes what the last one finds in the second layer.
 const TOKENS: usize = 6;
-
-/// Whether the shapes of a graph that takes a cache let it be fed prompts too.
-pub(super) fn shapes_allow_prompts(graph: &Graph) -> bool {
-    !graph.input_ids.one_token
-}
 
 /// Whether a text gives the same logits fed at once, in two pieces and token by token.
 pub(super) fn feeds_prompts(backend: &mut Concat, number: Number) -> bool {
