@@ -1,6 +1,6 @@
 //! Which files make a model: the names under which exporters keep a graph, and what lies beside it.
 //!
-//! Pure but for [`graph_files`], which looks whether a file exists. Paths are separated by `/`, in folders, repositories and
+//! Pure but for [`graph_files`] and [`data_files`], which look at files. Paths are separated by `/`, in folders, repositories and
 //! addresses alike.
 //!
 //! From: the file names of Hugging Face Optimum and of the ONNX Runtime GenAI model builder.
@@ -9,7 +9,7 @@ use std::path::{Component, Path};
 
 use serde_json::Value;
 
-use crate::engine::ort::GraphFiles;
+use crate::engine::ort::{GraphFiles, named_data_files};
 
 /// Where a graph is looked for in a folder or a repository, in this order.
 pub const GRAPH_CANDIDATES: [&str; 12] = [
@@ -78,13 +78,23 @@ pub(super) fn genai_graph(config: &[u8]) -> Result<Option<String>, String> {
     let Some(name) = config["model"]["decoder"]["filename"].as_str().filter(|name| !name.is_empty()) else {
         return Ok(None);
     };
-    let is_inside = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
     let described = format!("{name} (named by {GENAI_CONFIG})");
-    if is_inside && is_graph(name) && !name.contains('\\') {
+    if is_inside(name) && is_graph(name) {
         Ok(Some(name.to_owned()))
     } else {
         Err(format!("{described}, which is not an .onnx or .ort file of this folder"))
     }
+}
+
+/// The files beside a graph that it names itself as the places of its weights, such as `model.onnx_data_1`. What would lie
+/// outside its folder is left out.
+pub(super) fn data_files(graph: &Path) -> Vec<String> {
+    named_data_files(graph).into_iter().filter(|name| is_inside(name)).collect()
+}
+
+/// Whether a name stays below the folder that it is taken from.
+fn is_inside(name: &str) -> bool {
+    !name.contains('\\') && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// The graph that takes the cache which the one at `graph` returns.

@@ -86,6 +86,11 @@ pub struct Rows {
     pub huge_pages_up_to_bytes: u64,
 }
 
+/// The files beside a graph that hold its weights, as the ONNX file itself names them; none when it cannot be read.
+pub fn named_data_files(graph: &Path) -> Vec<String> {
+    graph_file::scan(graph).map(|graph| graph.data_files.into_iter().collect()).unwrap_or_default()
+}
+
 /// Why a model or the library could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OrtError {

@@ -24,10 +24,10 @@ use super::download::{RemoteFile, download};
 use super::error::{FetchError, storage};
 use super::http::{Http, MAXIMUM_REDIRECTS, error_code, redirect_target};
 use super::hub_cache::{HubCache, is_commit, is_etag};
-use super::partial::{Identity, is_file};
+use super::partial::{Identity, blocking, is_file};
 use super::progress::Progress;
 use super::{FetchSettings, TOKENIZER_COMPANIONS, TOKENIZER_FILE, has_extension, tokenizer_folders};
-use crate::model::layout::{GENAI_CONFIG, GRAPH_CANDIDATES, companions, genai_graph, is_graph};
+use crate::model::layout::{GENAI_CONFIG, GRAPH_CANDIDATES, companions, data_files, genai_graph, is_graph};
 use crate::model::spec::{HubSource, without_query};
 
 /// One fetch from one repository.
@@ -80,9 +80,24 @@ impl<'a> Snapshot<'a> {
         };
         let (graph, found) = self.first_of(candidates, "ONNX graph").await?;
         for name in companions(&graph) {
-            self.optional(&name).await?;
+            if let Some(found) = self.look(&name).await? {
+                if is_graph(&name) {
+                    self.weights(&name, &found).await?;
+                }
+                self.obtain(found).await?;
+            }
         }
+        self.weights(&graph, &found).await?;
         self.finish(found).await
+    }
+
+    /// Gets the files that a graph names as places of its weights, before the graph itself has its name.
+    async fn weights(&mut self, graph: &str, found: &Found) -> Result<(), FetchError> {
+        let file = self.bytes(found).await?;
+        for name in blocking(&file.clone(), move || Ok(data_files(&file))).await? {
+            self.optional(&inside(split(graph).0, &name)).await?;
+        }
+        Ok(())
     }
 
     /// Where the graph of a folder may be: at the place that its `genai_config.json` names, or at the usual ones.
@@ -198,15 +213,24 @@ impl<'a> Snapshot<'a> {
 
     /// Brings a file into the cache and returns its place in the snapshot.
     async fn obtain(&self, found: Found) -> Result<PathBuf, FetchError> {
+        self.bytes(&found).await?;
+        match found {
+            Found::Cached(pointer) => Ok(pointer),
+            Found::Remote(path, metadata) => self.cache.link(&metadata.commit, &path, &metadata.etag).await,
+        }
+    }
+
+    /// Brings the bytes of a file into the cache and returns where they are.
+    async fn bytes(&self, found: &Found) -> Result<PathBuf, FetchError> {
         let (path, metadata) = match found {
-            Found::Cached(pointer) => return Ok(pointer),
+            Found::Cached(pointer) => return Ok(pointer.clone()),
             Found::Remote(path, metadata) => (path, metadata),
         };
         let blob = self.cache.blob(&metadata.etag);
         let seen = Identity::of(&blob).await;
         if !self.cache.has_blob(&metadata.etag, metadata.bytes).await {
             let file = RemoteFile {
-                url: &self.url(&metadata.commit, &path),
+                url: &self.url(&metadata.commit, path),
                 target: &blob,
                 seen,
                 expected_bytes: metadata.bytes,
@@ -215,7 +239,7 @@ impl<'a> Snapshot<'a> {
             };
             download(self.http, &file, self.progress).await?;
         }
-        self.cache.link(&metadata.commit, &path, &metadata.etag).await
+        Ok(blob)
     }
 
     /// Asks the hub about a file: commit, etag and size. `None` if the repository has none of that name.

@@ -9,8 +9,8 @@
 //!
 //! What holds here: a file under its final name is complete; one writer per file, across tasks and processes; a
 //! download that was interrupted goes on where it stopped; secrets appear in no message. The caller repeats a fetch
-//! that failed in passing ([`FetchError::is_permanent`]), with its own waiting times. Nothing in here looks into a
-//! graph or reads the environment; which files make a model is written down in `layout.rs`.
+//! that failed in passing ([`FetchError::is_permanent`]), with its own waiting times. Nothing in here reads the
+//! environment; which files make a model is written down in `layout.rs`, which looks into a graph for the names of others.
 
 mod download;
 mod error;

@@ -66,6 +66,23 @@ async fn both_graphs_of_a_pair_come_with_their_weights() {
 }
 
 #[tokio::test]
+async fn weights_of_any_name_come_with_the_graph_that_names_them() {
+    let (hub, store) = (Server::start().await, Server::start().await);
+    let place = Place::new(&hub.address);
+    // ModelProto.graph: a node, and an initializer whose external data lie in "part-1".
+    let field = |number: u8, value: &[u8]| [&[number << 3 | 2, value.len() as u8][..], value].concat();
+    let entry = |value: &str| field(13, &[field(1, b"location"), field(2, value.as_bytes())].concat());
+    let weights = [field(5, &entry("part-1")), field(5, &entry("../part-2"))].concat();
+    let graph = field(7, &[field(1, &field(4, b"Add")), weights].concat());
+    hub.put_large(COMMIT, "onnx/model.onnx", &graph, &store);
+    hub.put_large(COMMIT, "onnx/part-1", b"one", &store);
+    hub.put_large(COMMIT, "part-2", b"two", &store);
+    let found = place.graph("hf://o/r").await.unwrap();
+    assert_eq!((read(&found), read(&found.with_file_name("part-1"))), (graph, b"one".to_vec()));
+    assert!(hub.seen().iter().all(|seen| !seen.path.contains("part-2")), "a name outside the folder");
+}
+
+#[tokio::test]
 async fn a_repository_of_genai_is_searched_for_the_graph_that_it_names() {
     let (hub, store) = (Server::start().await, Server::start().await);
     let place = Place::new(&hub.address);
