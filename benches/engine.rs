@@ -18,7 +18,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use futures_util::future::try_join_all;
-use inference_gateway::engine::ort::{GraphHints, Rows, Runtime, RuntimeOptions, library};
+use inference_gateway::engine::ort::{GraphFiles, GraphHints, Rows, Runtime, RuntimeOptions, library};
 use inference_gateway::engine::{
     Engine, EngineLimits, Event, Request, Sampling, Shared, TokenId, TokenStream,
 };
@@ -90,7 +90,8 @@ fn start_engine(arguments: &Arguments) -> Result<Engine> {
         context_tokens: arguments.context_tokens,
         huge_pages_up_to_bytes: if arguments.small_pages { 0 } else { u64::MAX },
     };
-    let backend = runtime.load(&arguments.model.join("model.onnx"), &GraphHints::default(), rows)?;
+    let graph = GraphFiles { graph: arguments.model.join("model.onnx"), with_past: None };
+    let backend = runtime.load(&graph, &GraphHints::default(), rows)?;
     let limits = EngineLimits {
         chunk_tokens: arguments.chunk_tokens,
         queue: 1024,

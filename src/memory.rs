@@ -199,9 +199,10 @@ fn page_bytes() -> usize {
     usize::try_from(size).unwrap_or(4096)
 }
 
-/// Zeroed numbers in address space of their own: pages come into being when they are written, and can be given back.
+/// Zeroed bytes in address space of their own, page-aligned: pages come into being when they are written, and can be
+/// given back.
 pub struct Reserved {
-    start: NonNull<f32>,
+    start: NonNull<u8>,
     length: usize,
 }
 
@@ -210,13 +211,13 @@ pub struct Reserved {
 unsafe impl Send for Reserved {}
 
 impl Reserved {
-    /// Reserves room for `length` numbers. With `huge_pages` the system is asked for pages of 2 MiB, which are faster to
+    /// Reserves room for `length` bytes. With `huge_pages` the system is asked for pages of 2 MiB, which are faster to
     /// find and come into being whole.
     ///
     /// # Errors
     /// The system refuses so much address space.
     pub fn new(length: usize, huge_pages: bool) -> std::io::Result<Self> {
-        let bytes = length.max(1) * size_of::<f32>();
+        let bytes = length.max(1);
         #[expect(unsafe_code, reason = "std cannot reserve address space without committing memory")]
         // SAFETY: a new private anonymous mapping touches no memory of anybody.
         let address = unsafe {
@@ -240,17 +241,17 @@ impl Reserved {
         }
     }
 
-    /// Gives the memory of whole pages inside `range` back to the system; their numbers are zero afterwards, others
-    /// keep their value.
+    /// Gives the memory of whole pages inside `range` back to the system; they are zero afterwards, others keep
+    /// their value.
     ///
     /// # Panics
-    /// When the range is not inside these numbers.
+    /// When the range is not inside these bytes.
     pub fn give_back(&mut self, range: Range<usize>) {
-        assert!(range.start <= range.end && range.end <= self.length, "a range of these numbers");
+        assert!(range.start <= range.end && range.end <= self.length, "a range of these bytes");
         let page = page_bytes();
         let base = self.start.as_ptr() as usize;
-        let from = (base + range.start * size_of::<f32>()).next_multiple_of(page);
-        let to = (base + range.end * size_of::<f32>()) / page * page;
+        let from = (base + range.start).next_multiple_of(page);
+        let to = (base + range.end) / page * page;
         if from < to {
             #[expect(unsafe_code, reason = "std has no way to give pages back")]
             // SAFETY: the pages lie inside this mapping, which `&mut self` makes ours alone; private anonymous pages
@@ -262,11 +263,11 @@ impl Reserved {
 }
 
 impl Deref for Reserved {
-    type Target = [f32];
+    type Target = [u8];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[u8] {
         #[expect(unsafe_code, reason = "a slice over the mapping")]
-        // SAFETY: the mapping holds `length` initialised (zeroed) numbers, page-aligned, for the life of `self`.
+        // SAFETY: the mapping holds `length` initialised (zeroed) bytes for the life of `self`.
         unsafe {
             std::slice::from_raw_parts(self.start.as_ptr(), self.length)
         }
@@ -274,7 +275,7 @@ impl Deref for Reserved {
 }
 
 impl DerefMut for Reserved {
-    fn deref_mut(&mut self) -> &mut [f32] {
+    fn deref_mut(&mut self) -> &mut [u8] {
         #[expect(unsafe_code, reason = "a slice over the mapping")]
         // SAFETY: as in `deref`, and `&mut self` makes it the only one.
         unsafe {
@@ -285,7 +286,7 @@ impl DerefMut for Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        let bytes = self.length.max(1) * size_of::<f32>();
+        let bytes = self.length.max(1);
         #[expect(unsafe_code, reason = "the counterpart of `new`")]
         // SAFETY: exactly the mapping that `new` made, and nobody borrows it any more.
         let status = unsafe { libc::munmap(self.start.as_ptr().cast(), bytes) };
@@ -344,20 +345,20 @@ mod tests {
 
     #[test]
     fn reserved_memory_is_zero_keeps_what_is_written_and_can_be_given_back() {
-        let page = page_bytes() / size_of::<f32>();
+        let page = page_bytes();
         let mut reserved = Reserved::new(4 * page, false).unwrap();
-        assert!(reserved.iter().all(|number| *number == 0.0));
-        reserved.fill(1.0);
+        assert!(reserved.iter().all(|byte| *byte == 0));
+        reserved.fill(1);
         reserved.give_back(page / 2..3 * page + 1);
-        let zeroed: Vec<usize> = (0..4).filter(|number| reserved[number * page + 1] == 0.0).collect();
+        let zeroed: Vec<usize> = (0..4).filter(|number| reserved[number * page + 1] == 0).collect();
         assert_eq!(zeroed, [1, 2], "only whole pages inside the range are given back");
     }
 
     #[test]
     fn address_space_is_not_memory() {
         let before = resident_bytes().unwrap();
-        let mut reserved = Reserved::new(1 << 30, false).unwrap();
-        reserved[12345] = 1.0;
+        let mut reserved = Reserved::new(4 << 30, false).unwrap();
+        reserved[12345] = 1;
         assert!(resident_bytes().unwrap() < before + (64 << 20), "4 GiB were committed");
     }
 }

@@ -89,15 +89,15 @@ pub trait Backend: Send {
     /// Moves the first `tokens` tokens of the cache of row `from` to row `to`; `from` is free afterwards.
     fn move_row(&mut self, from: usize, to: usize, tokens: usize);
 
-    /// Appends the cache of some tokens of a row to `cache`, in an order of the backend's own.
+    /// Appends the cache of some tokens of a row to `cache`, as bytes in an order of the backend's own.
     ///
     /// Only called when [`Geometry::keeps_prefixes`] is set.
-    fn read_cache(&self, row: usize, tokens: Range<usize>, cache: &mut Vec<f32>);
+    fn read_cache(&self, row: usize, tokens: Range<usize>, cache: &mut Vec<u8>);
 
     /// Writes what [`Backend::read_cache`] has read from the same positions of some row.
     ///
     /// Only called when [`Geometry::keeps_prefixes`] is set.
-    fn write_cache(&mut self, row: usize, tokens: Range<usize>, cache: &[f32]);
+    fn write_cache(&mut self, row: usize, tokens: Range<usize>, cache: &[u8]);
 
     /// Tells that a row is no longer used; with `give_back` its memory goes back to the system.
     fn release_row(&mut self, row: usize, give_back: bool);

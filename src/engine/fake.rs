@@ -180,15 +180,16 @@ impl Backend for Fake {
         self.rows[to] = moved;
     }
 
-    fn read_cache(&self, row: usize, tokens: Range<usize>, cache: &mut Vec<f32>) {
-        cache.extend(self.rows[row][tokens].iter().map(|token| *token as f32));
+    fn read_cache(&self, row: usize, tokens: Range<usize>, cache: &mut Vec<u8>) {
+        cache.extend(self.rows[row][tokens].iter().flat_map(|token| token.to_ne_bytes()));
     }
 
-    fn write_cache(&mut self, row: usize, tokens: Range<usize>, cache: &[f32]) {
+    fn write_cache(&mut self, row: usize, tokens: Range<usize>, cache: &[u8]) {
         let row = &mut self.rows[row];
         row.truncate(tokens.start);
         assert_eq!(row.len(), tokens.start, "blocks are written in order");
-        row.extend(cache.iter().map(|number| *number as TokenId));
+        let tokens = cache.as_chunks().0.iter();
+        row.extend(tokens.map(|bytes| TokenId::from_ne_bytes(*bytes)));
     }
 
     fn release_row(&mut self, row: usize, _give_back: bool) {

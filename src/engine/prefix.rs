@@ -19,7 +19,7 @@ pub(super) struct Key(u64);
 struct Block {
     parent: Option<Key>,
     tokens: Box<[TokenId]>,
-    cache: Box<[f32]>,
+    cache: Box<[u8]>,
     used: u64,
 }
 
@@ -78,7 +78,7 @@ impl PrefixStore {
     }
 
     /// The cache of a block of a found chain.
-    pub(super) fn cache(&self, key: Key) -> &[f32] {
+    pub(super) fn cache(&self, key: Key) -> &[u8] {
         &self.blocks[&key].cache
     }
 
@@ -87,7 +87,7 @@ impl PrefixStore {
         &mut self,
         parent: Option<Key>,
         tokens: &[TokenId],
-        read: impl FnOnce(&mut Vec<f32>),
+        read: impl FnOnce(&mut Vec<u8>),
     ) -> Option<Key> {
         // A chain without its beginning can never be found.
         if !self.is_enabled() || parent.is_some_and(|parent| !self.blocks.contains_key(&parent)) {
@@ -99,7 +99,7 @@ impl PrefixStore {
         }
         let mut cache = Vec::new();
         read(&mut cache);
-        let bytes = size_of_val(cache.as_slice());
+        let bytes = cache.len();
         if bytes > self.capacity_bytes {
             return None;
         }
@@ -165,8 +165,8 @@ mod tests {
 
     use super::*;
 
-    /// Bytes of a block in these tests: one number a token.
-    const BLOCK: usize = 4 * size_of::<f32>();
+    /// Bytes of a block in these tests: one byte a token.
+    const BLOCK: usize = 4;
 
     fn store(blocks: usize) -> PrefixStore {
         PrefixStore::new(4, blocks * BLOCK)
@@ -176,7 +176,7 @@ mod tests {
     fn keep_all(store: &mut PrefixStore, prompt: &[TokenId]) {
         let mut parent = None;
         for tokens in prompt.chunks_exact(4) {
-            let read = |cache: &mut Vec<f32>| cache.extend(tokens.iter().map(|token| *token as f32));
+            let read = |cache: &mut Vec<u8>| cache.extend(tokens.iter().map(|token| *token as u8));
             match store.keep(parent, tokens, read) {
                 Some(key) => parent = Some(key),
                 None => return,
@@ -186,7 +186,7 @@ mod tests {
 
     fn found_tokens(store: &mut PrefixStore, prompt: &[TokenId]) -> Vec<TokenId> {
         let chain = store.find(prompt);
-        chain.iter().flat_map(|key| store.cache(*key).iter().map(|number| *number as TokenId)).collect()
+        chain.iter().flat_map(|key| store.cache(*key).iter().copied().map(TokenId::from)).collect()
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::layout::GENAI_CONFIG;
 use crate::engine::TokenId;
+use crate::engine::ort::Names;
 use crate::text::tokenizer::Tokenizer;
 
 /// Largest of these files; `tokenizer_config.json` with thousands of added tokens has two million bytes.
@@ -39,7 +41,7 @@ impl ModelFacts {
         Ok(Self {
             config: read_first(folders, "config.json")?,
             generation: read_first(folders, "generation_config.json")?,
-            genai: read_first(folders, "genai_config.json")?,
+            genai: read_first(folders, GENAI_CONFIG)?,
             tokenizer: read_first(folders, "tokenizer_config.json")?,
         })
     }
@@ -121,6 +123,41 @@ impl ModelFacts {
         Ok(text.map(str::to_owned))
     }
 
+    /// What the graph's inputs and outputs are called: as `genai_config.json` says, else as is usual.
+    ///
+    /// # Errors
+    /// It says what is not understood.
+    pub(super) fn names(&self) -> Result<Names, FileError> {
+        let decoder = &self.genai["model"]["decoder"];
+        let fail = |message: String| Err(FileError { path: GENAI_CONFIG.into(), message });
+        if !decoder["pipeline"].is_null() {
+            return fail("its decoder is a `pipeline` of several graphs, which is not served".to_owned());
+        }
+        let mut names = Names::default();
+        let known = [
+            ("inputs", "input_ids", &mut names.input_ids, false),
+            ("inputs", "attention_mask", &mut names.attention_mask, false),
+            ("inputs", "position_ids", &mut names.position_ids, false),
+            ("inputs", "past_key_names", &mut names.past_key, true),
+            ("inputs", "past_value_names", &mut names.past_value, true),
+            ("outputs", "logits", &mut names.logits, false),
+            ("outputs", "present_key_names", &mut names.present_key, true),
+            ("outputs", "present_value_names", &mut names.present_value, true),
+        ];
+        for (side, key, name, of_layer) in known {
+            let said = &decoder[side][key];
+            if said.is_null() {
+                continue;
+            }
+            let Some(said) = said.as_str() else { return fail(format!("`{key}` is {said}, not a name")) };
+            if of_layer != (said.matches("%d").count() == 1) {
+                return fail(format!("`{key}` is `{said}`: only names of caches have one %d, for the layer"));
+            }
+            said.clone_into(name);
+        }
+        Ok(names)
+    }
+
     fn first_of(&self, keys: &[&str]) -> Option<usize> {
         keys.iter().find_map(|key| size(&self.config[*key]))
     }
@@ -182,6 +219,28 @@ mod tests {
             (llama.context_tokens(), llama.kv_heads(), llama.head_size()),
             (Some(8192), Some(3), Some(64))
         );
+    }
+
+    #[test]
+    fn names_of_inputs_and_outputs_come_from_genai() {
+        let named = |decoder: &str| {
+            let genai = format!(r#"{{"model": {{"decoder": {decoder}}}}}"#);
+            ModelFacts { genai: serde_json::from_str(&genai).unwrap(), ..facts("{}") }.names()
+        };
+        assert_eq!(facts("{}").names().unwrap(), Names::default());
+        let found =
+            named(r#"{"inputs": {"past_key_names": "k_%d"}, "outputs": {"logits": "scores"}}"#).unwrap();
+        assert_eq!((found.past_key.as_str(), found.logits.as_str()), ("k_%d", "scores"));
+        assert_eq!(found.past_value, Names::default().past_value);
+        for (decoder, part) in [
+            (r#"{"inputs": {"past_key_names": "keys"}}"#, "`past_key_names` is `keys`"),
+            (r#"{"outputs": {"logits": "logits_%d"}}"#, "`logits` is `logits_%d`"),
+            (r#"{"inputs": {"input_ids": 3}}"#, "`input_ids` is 3"),
+            (r#"{"pipeline": [{}]}"#, "`pipeline`"),
+        ] {
+            let message = named(decoder).unwrap_err().to_string();
+            assert!(message.contains("genai_config.json") && message.contains(part), "{message}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::budget::{Budget, HugePages, MemoryLimits};
 use super::files::{FileError, ModelFacts};
+use super::layout::graph_files;
 use super::{ModelName, Reason};
 use crate::engine::ort::{GraphHints, OrtError, Rows, Runtime};
 use crate::engine::{Backend, Engine, EngineLimits, Shared, TokenId};
@@ -183,8 +184,13 @@ pub(super) fn open(runtime: &Runtime, request: LoadRequest) -> Result<Opened, Lo
         context_tokens: context_tokens(facts.context_tokens(), limits.context_tokens)?,
         huge_pages_up_to_bytes: limits.huge_pages.up_to_bytes(limits.memory),
     };
-    let hints = GraphHints { head_size: facts.head_size(), kv_heads: facts.kv_heads() };
-    let backend = runtime.load(graph, &hints, rows)?;
+    let hints = GraphHints {
+        head_size: facts.head_size(),
+        kv_heads: facts.kv_heads(),
+        tokens: Some(tokenizer.vocabulary_size()),
+        names: facts.names()?,
+    };
+    let backend = runtime.load(&graph_files(graph), &hints, rows)?;
     let width = backend.geometry().vocabulary_size;
     if tokenizer.vocabulary_size() > width {
         return Err(LoadError::TokenizerMismatch { tokenizer: tokenizer.vocabulary_size(), graph: width });

@@ -16,6 +16,7 @@ mod health;
 mod hexadecimal;
 mod history;
 mod keeper;
+mod layout;
 mod load;
 mod loaded;
 pub mod manifest;

@@ -15,6 +15,7 @@ mod exactness;
 mod fairness;
 mod golden;
 mod harness;
+mod layouts;
 mod metrics;
 mod native;
 mod probes;

@@ -14,6 +14,7 @@ use super::Rows;
 use super::contract::{Graph, Layout};
 use super::groups::Bounds;
 use super::joint_cache::{Group, JointCache};
+use super::numbers::Logits;
 use super::run::failed;
 use super::small_inputs::small_inputs;
 use crate::engine::backend::{Backend, BackendError, Batch, Feeding, Geometry, Input, Wanted};
@@ -22,6 +23,12 @@ use crate::engine::backend::{Backend, BackendError, Batch, Feeding, Geometry, In
 /// reads all weights.
 const PADDED_PERCENT: usize = 200;
 
+/// A graph for prompts.
+struct Prompts {
+    session: Session,
+    graph: Graph,
+}
+
 pub(super) struct Concat {
     session: Session,
     graph: Graph,
@@ -29,6 +36,8 @@ pub(super) struct Concat {
     cache: JointCache,
     past_names: Vec<String>,
     present_names: Vec<String>,
+    /// The graph that prompts are fed to, where it is another one.
+    prompts: Option<Prompts>,
     /// `[rows of the batch, vocabulary_size]`.
     logits: Vec<f32>,
     /// Runs of the session so far.
@@ -43,15 +52,11 @@ impl Concat {
         (layout, left_padding): (Layout, bool),
         rows: Rows,
     ) -> Self {
-        let halves = |prefix: &str| -> Vec<String> {
-            (0..layout.layers)
-                .flat_map(|layer| ["key", "value"].map(|half| format!("{prefix}.{layer}.{half}")))
-                .collect()
-        };
         let bounds = Bounds {
             equal_lengths: !left_padding,
             padded_percent: if left_padding { PADDED_PERCENT } else { 100 },
-            tokens: usize::MAX,
+            // A row that is longer than the bound runs alone.
+            tokens: if graph.input_ids.one_row { 0 } else { usize::MAX },
         };
         Self {
             session,
@@ -67,12 +72,20 @@ impl Concat {
                 verifies_drafts: false,
             },
             cache: JointCache::new(layout, bounds),
-            past_names: halves("past_key_values"),
-            present_names: halves("present"),
+            past_names: (0..layout.layers).flat_map(|layer| graph.names.past(layer)).collect(),
+            present_names: (0..layout.layers).flat_map(|layer| graph.names.present(layer)).collect(),
+            prompts: None,
             graph,
             logits: Vec::new(),
             runs: 0,
         }
+    }
+
+    /// Feeds prompts to a graph of their own, which takes no cache and returns one.
+    pub(super) fn with_prompts(mut self, session: Session, graph: Graph) -> Self {
+        self.geometry.feeding = Feeding::Whole;
+        self.prompts = Some(Prompts { session, graph });
+        self
     }
 
     /// Runs the rows of a group and leaves the logits of their last tokens in `self.logits`, in the batch's order.
@@ -85,16 +98,23 @@ impl Concat {
             .ok_or_else(|| BackendError("a group of rows holds one that does not run".to_owned()))?;
         let rows: Vec<Input<'_>> = places.iter().map(|place| batch.inputs[*place]).collect();
         let fed_tokens = rows[0].tokens.len();
-        let mut inputs = small_inputs(&self.graph, &rows, tokens, &[fed_tokens - 1])?;
-        for (name, value) in self.past_names.iter().zip(halves) {
-            inputs.push((Cow::Borrowed(name.as_str()), value.into()));
+        let (session, graph, takes_cache) = match &mut self.prompts {
+            Some(Prompts { session, graph }) if tokens == 0 => (session, &*graph, false),
+            _ => (&mut self.session, &self.graph, true),
+        };
+        let mut inputs = small_inputs(graph, &rows, tokens, &[fed_tokens - 1])?;
+        if takes_cache {
+            for (name, value) in self.past_names.iter().zip(halves) {
+                inputs.push((Cow::Borrowed(name.as_str()), value.into()));
+            }
         }
         self.runs += 1;
-        let mut outputs = self.session.run(SessionInputs::ValueMap::<0>(inputs)).map_err(failed)?;
-        let (shape, logits) = outputs["logits"].try_extract_tensor::<f32>().map_err(failed)?;
-        let (positions, width) = (shape[1] as usize, self.geometry.vocabulary_size);
-        for (of_row, place) in logits.chunks_exact(positions * width).zip(places) {
-            self.logits[place * width..][..width].copy_from_slice(&of_row[(positions - 1) * width..]);
+        let mut outputs = session.run(SessionInputs::ValueMap::<0>(inputs)).map_err(failed)?;
+        let logits = Logits::of(&outputs[graph.names.logits.as_str()], graph.logits)?;
+        let width = self.geometry.vocabulary_size;
+        let positions = logits.len() / rows.len() / width;
+        for (number, place) in places.into_iter().enumerate() {
+            logits.copy(((number + 1) * positions - 1) * width, &mut self.logits[place * width..][..width]);
         }
         let present: Option<Vec<DynValue>> =
             self.present_names.iter().map(|name| outputs.remove(name)).collect();
@@ -149,9 +169,9 @@ impl Backend for Concat {
         self.cache.rename(from, to);
     }
 
-    fn read_cache(&self, _row: usize, _tokens: Range<usize>, _cache: &mut Vec<f32>) {}
+    fn read_cache(&self, _row: usize, _tokens: Range<usize>, _cache: &mut Vec<u8>) {}
 
-    fn write_cache(&mut self, _row: usize, _tokens: Range<usize>, _cache: &[f32]) {}
+    fn write_cache(&mut self, _row: usize, _tokens: Range<usize>, _cache: &[u8]) {}
 
     fn release_row(&mut self, row: usize, _give_back: bool) {
         self.cache.release(row);

@@ -2,35 +2,48 @@
 //! large it is.
 //!
 //! A reader for the few fields of the protobuf encoding that matter (`ModelProto.graph`, `GraphProto.{node,initializer}`,
-//! `NodeProto.op_type`, `TensorProto.dims`); weights are skipped by seeking, so a file of gigabytes costs milliseconds.
+//! `NodeProto.op_type`, `TensorProto.{dims,external_data}`); weights are skipped by seeking, so a file of gigabytes costs milliseconds.
 //!
 //! From: the protocol buffers encoding (wire types) and `onnx.proto` (field numbers).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
-use super::OrtError;
+use super::{OrtError, ort_file};
 
 const MODEL_GRAPH: u64 = 7;
 const GRAPH_NODE: u64 = 1;
 const GRAPH_INITIALIZER: u64 = 5;
 const NODE_OP_TYPE: u64 = 4;
 const TENSOR_DIMENSIONS: u64 = 1;
+const TENSOR_EXTERNAL_DATA: u64 = 13;
+const ENTRY_KEY: u64 = 1;
+const ENTRY_VALUE: u64 = 2;
 
 /// A node is some names and attributes; constants inside are small. A larger one is not a graph we know.
 const MAX_NODE_BYTES: u64 = 64 << 20;
+
+/// A key, and a name of a file or a number.
+const MAX_ENTRY_BYTES: u64 = 4096;
 
 /// How often each operator stands in the main graph (subgraphs of `If` and `Loop` are not looked into), and how many
 /// numbers its weights hold.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Operators {
-    counts: BTreeMap<String, usize>,
-    parameters: u64,
+    pub(super) counts: BTreeMap<String, usize>,
+    pub(super) parameters: u64,
+    /// The files beside the graph that hold weights, as the graph names them.
+    pub(super) data_files: BTreeSet<String>,
 }
 
 impl Operators {
+    /// Whether the file could be read: one of ONNX Runtime's own format may be of a version that is not known here.
+    pub(super) fn are_known(&self) -> bool {
+        !self.counts.is_empty()
+    }
+
     pub(super) fn count(&self, operator: &str) -> usize {
         self.counts.get(operator).copied().unwrap_or(0)
     }
@@ -41,6 +54,11 @@ impl Operators {
     }
 }
 
+/// Whether a file is in ONNX Runtime's own format, which is no protobuf.
+pub(super) fn is_ort_format(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "ort")
+}
+
 /// Counts the operators of the graph in `path`.
 ///
 /// # Errors
@@ -49,9 +67,8 @@ pub(super) fn scan(path: &Path) -> Result<Operators, OrtError> {
     let invalid = |message: String| OrtError::InvalidGraph { path: path.to_owned(), message };
     let file = File::open(path).map_err(|error| invalid(error.to_string()))?;
     let length = file.metadata().map_err(|error| invalid(error.to_string()))?.len();
-    // `.ort` files are flatbuffers with operators resolved at build time; they hold no protobuf to scan.
-    if path.extension().is_some_and(|extension| extension == "ort") {
-        return Ok(Operators { parameters: length / size_of::<f32>() as u64, ..Operators::default() });
+    if is_ort_format(path) {
+        return ort_file::scan(&file, length).map_err(|error| invalid(error.to_string()));
     }
     let mut reader = Reader { input: BufReader::new(file), position: 0 };
     scan_model(&mut reader, length).map_err(|error| invalid(error.to_string()))
@@ -87,7 +104,8 @@ fn scan_graph<R: Read + Seek>(
             *operators.counts.entry(operator).or_default() += 1;
         }
         if field.number == GRAPH_INITIALIZER && field.is_bytes {
-            operators.parameters = operators.parameters.saturating_add(tensor_numbers(reader, field.end)?);
+            let numbers = scan_tensor(reader, field.end, &mut operators.data_files)?;
+            operators.parameters = operators.parameters.saturating_add(numbers);
         }
         reader.skip_to(field.end)?;
     }
@@ -108,8 +126,12 @@ fn node_operator<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> std::io::R
     Err(invalid_data("a node without an operator"))
 }
 
-/// The product of a tensor's dimensions, which come one by one or packed.
-fn tensor_numbers<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> std::io::Result<u64> {
+/// The product of a tensor's dimensions, which come one by one or packed; notes the file that holds it.
+fn scan_tensor<R: Read + Seek>(
+    reader: &mut Reader<R>,
+    end: u64,
+    data_files: &mut BTreeSet<String>,
+) -> std::io::Result<u64> {
     let mut numbers = 1u64;
     while reader.position < end {
         let field = reader.field(end)?;
@@ -119,10 +141,30 @@ fn tensor_numbers<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> std::io::
             }
         } else if field.number == TENSOR_DIMENSIONS {
             numbers = numbers.saturating_mul(field.varint);
+        } else if field.number == TENSOR_EXTERNAL_DATA && field.is_bytes {
+            data_files.extend(data_file(reader, field.end)?);
         }
         reader.skip_to(field.end)?;
     }
     Ok(numbers)
+}
+
+/// The value of an entry with the key `location`.
+fn data_file<R: Read + Seek>(reader: &mut Reader<R>, end: u64) -> std::io::Result<Option<String>> {
+    if end - reader.position > MAX_ENTRY_BYTES {
+        return Err(invalid_data("a place of weights of more than 4 KiB"));
+    }
+    let (mut key, mut value) = (String::new(), None);
+    while reader.position < end {
+        let field = reader.field(end)?;
+        if field.number == ENTRY_KEY && field.is_bytes {
+            key = reader.string(field.end)?;
+        } else if field.number == ENTRY_VALUE && field.is_bytes {
+            value = Some(reader.string(field.end)?);
+        }
+        reader.skip_to(field.end)?;
+    }
+    Ok(value.filter(|_| key == "location"))
 }
 
 /// One field of a message: its number, and where its value ends.
@@ -206,12 +248,13 @@ pub(super) fn invalid_data(message: &str) -> std::io::Error {
 mod tests {
     use std::io::Write;
 
+    use super::super::protobuf::write_bytes;
     use super::*;
 
     /// A length-delimited field.
     fn bytes(number: u8, value: &[u8]) -> Vec<u8> {
-        let mut encoded = vec![number << 3 | 2, u8::try_from(value.len()).unwrap()];
-        encoded.extend_from_slice(value);
+        let mut encoded = Vec::new();
+        write_bytes(&mut encoded, u64::from(number), value);
         encoded
     }
 
@@ -222,7 +265,9 @@ mod tests {
             .collect();
         // Dimensions 3 × 200, one by one, then a name and raw data.
         let one_by_one = [vec![0x08, 3, 0x08, 0xc8, 1], bytes(8, b"weight"), bytes(9, &[0xff; 8])].concat();
-        let packed = [bytes(1, &[7, 5]), bytes(9, &[0xff; 4])].concat();
+        let entry = |key: &[u8], value: &[u8]| bytes(13, &[bytes(1, key), bytes(2, value)].concat());
+        let place = [entry(b"location", b"model.onnx_data_1"), entry(b"offset", b"4096")].concat();
+        let packed = [bytes(1, &[7, 5]), place].concat();
         let weights = [bytes(5, &one_by_one), bytes(5, &packed)].concat();
         [vec![0x08, 9], bytes(7, &[weights, nodes].concat())].concat()
     }
@@ -240,6 +285,7 @@ mod tests {
         assert_eq!(operators.count("GroupQueryAttention"), 1);
         assert_eq!(operators.count("If"), 0);
         assert_eq!(operators.parameters(), 3 * 200 + 7 * 5);
+        assert_eq!(operators.data_files.into_iter().collect::<Vec<_>>(), ["model.onnx_data_1"]);
     }
 
     #[test]

@@ -9,12 +9,16 @@ use std::collections::hash_map::Entry;
 use std::ffi::CString;
 use std::ops::Range;
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use ort::AsPointer;
 use ort::memory::MemoryInfo;
 use ort::session::Session;
-use ort::value::{Shape, TensorRefMut};
+use ort::value::{DynValueRefMut, Shape, TensorRefMut};
 
 use super::contract::{Graph, IntegerKind, Layout};
+use super::names::Names;
+use super::numbers::Number;
 use super::run::{Call, Integers, c_name, failed, id};
 use super::slab::Slabs;
 use super::{OrtError, Rows};
@@ -25,7 +29,7 @@ use crate::engine::backend::{Backend, BackendError, Batch, Feeding, Geometry, Wa
 const MASK_STEP: usize = 128;
 
 /// Tensors over the slabs for consecutive rows: key and value of each layer in turn.
-type Views = Vec<TensorRefMut<'static, f32>>;
+type Views = Vec<DynValueRefMut<'static>>;
 
 pub(super) struct InPlace {
     /// Views by first row and number of rows; made once, so that a step allocates nothing for the cache.
@@ -34,16 +38,18 @@ pub(super) struct InPlace {
     slabs: Slabs,
     layout: Layout,
     geometry: Geometry,
-    names: Names,
+    names: CNames,
     input_ids: Integers,
     attention_mask: Integers,
     position_ids: Option<Integers>,
     logits_index: Option<Integers>,
     /// `[rows, tokens or 1, vocabulary_size]`, grown to the largest run.
     logits: Vec<f32>,
+    /// The same where the graph gives halves, which are widened into `logits`.
+    half_logits: Option<Vec<f16>>,
 }
 
-struct Names {
+struct CNames {
     input_ids: CString,
     attention_mask: CString,
     position_ids: CString,
@@ -56,11 +62,13 @@ struct Names {
 impl InPlace {
     pub(super) fn new(session: Session, graph: &Graph, layout: Layout, rows: Rows) -> Result<Self, OrtError> {
         let Graph {
+            ref names,
             input_ids,
             attention_mask,
             position_ids,
             use_cache_branch,
             logits_index,
+            logits,
             vocabulary_size,
         } = *graph;
         if use_cache_branch {
@@ -82,12 +90,13 @@ impl InPlace {
                 keeps_prefixes: true,
                 verifies_drafts: true,
             },
-            names: Names::new(layout.layers),
-            input_ids: Integers::new(input_ids),
+            names: CNames::new(names, layout.layers),
+            input_ids: Integers::new(input_ids.kind),
             attention_mask: Integers::new(attention_mask.unwrap_or(IntegerKind::Int64)),
             position_ids: position_ids.map(Integers::new),
             logits_index: logits_index.then(|| Integers::new(IntegerKind::Int64)),
             logits: Vec::new(),
+            half_logits: (logits == Number::F16).then(Vec::new),
         })
     }
 }
@@ -155,11 +164,16 @@ impl Backend for InPlace {
         if self.logits.len() < length {
             self.logits.resize(length, 0.0);
         }
-        let logits = TensorRefMut::from_array_view_mut((
-            [rows, computed, vocabulary_size],
-            &mut self.logits[..length],
-        ))
-        .map_err(failed)?;
+        let shape = [rows, computed, vocabulary_size];
+        let logits = match &mut self.half_logits {
+            Some(halves) => {
+                halves.resize(halves.len().max(length), f16::ZERO);
+                TensorRefMut::from_array_view_mut((shape, &mut halves[..length])).map_err(failed)?.into_dyn()
+            }
+            None => TensorRefMut::from_array_view_mut((shape, &mut self.logits[..length]))
+                .map_err(failed)?
+                .into_dyn(),
+        };
         call.output(&self.names.logits, logits.ptr());
 
         let views = match self.views.entry((batch.first_row, rows)) {
@@ -184,21 +198,25 @@ impl Backend for InPlace {
         drop(logits);
 
         // A batch of several rows has one token in each, so what is wanted lies together in every case.
-        match batch.wanted {
-            Wanted::Nothing => Ok(&mut []),
-            Wanted::Last | Wanted::All => Ok(&mut self.logits[first_wanted * vocabulary_size..length]),
+        if batch.wanted == Wanted::Nothing {
+            return Ok(&mut []);
         }
+        let wanted = first_wanted * vocabulary_size..length;
+        if let Some(halves) = &self.half_logits {
+            halves[wanted.clone()].convert_to_f32_slice(&mut self.logits[wanted.clone()]);
+        }
+        Ok(&mut self.logits[wanted])
     }
 
     fn move_row(&mut self, from: usize, to: usize, tokens: usize) {
         self.slabs.copy_row(from, to, tokens);
     }
 
-    fn read_cache(&self, row: usize, tokens: Range<usize>, cache: &mut Vec<f32>) {
+    fn read_cache(&self, row: usize, tokens: Range<usize>, cache: &mut Vec<u8>) {
         self.slabs.read(row, tokens, cache);
     }
 
-    fn write_cache(&mut self, row: usize, tokens: Range<usize>, cache: &[f32]) {
+    fn write_cache(&mut self, row: usize, tokens: Range<usize>, cache: &[u8]) {
         self.slabs.write(row, tokens, cache);
     }
 
@@ -209,21 +227,19 @@ impl Backend for InPlace {
     }
 }
 
-impl Names {
-    fn new(layers: usize) -> Self {
-        let halves = |prefix: &str| {
-            (0..layers)
-                .flat_map(|layer| ["key", "value"].map(|half| c_name(&format!("{prefix}.{layer}.{half}"))))
-                .collect()
+impl CNames {
+    fn new(names: &Names, layers: usize) -> Self {
+        let halves = |of_layer: &dyn Fn(usize) -> [String; 2]| {
+            (0..layers).flat_map(of_layer).map(|name| c_name(&name)).collect()
         };
         Self {
-            input_ids: c_name("input_ids"),
-            attention_mask: c_name("attention_mask"),
-            position_ids: c_name("position_ids"),
+            input_ids: c_name(&names.input_ids),
+            attention_mask: c_name(&names.attention_mask),
+            position_ids: c_name(&names.position_ids),
             logits_index: c_name("logits_index"),
-            logits: c_name("logits"),
-            past: halves("past_key_values"),
-            present: halves("present"),
+            logits: c_name(&names.logits),
+            past: halves(&|layer| names.past(layer)),
+            present: halves(&|layer| names.present(layer)),
         }
     }
 }
@@ -241,12 +257,20 @@ fn view_rows(
         .halves()
         .iter_mut()
         .map(|half| {
-            let slice = &mut half[first * stride..(first + rows) * stride];
+            let start = half[first * stride..(first + rows) * stride].as_mut_ptr().cast();
+            let (memory, shape) = (MemoryInfo::default(), Shape::new(shape));
             // SAFETY: the slab is never resized and lives as long as the views, which are dropped before it (field
-            // order of `InPlace`); the slice above checks the bounds.
+            // order of `InPlace`); the slice above checks the bounds; slabs and rows begin at multiples of a number.
             #[expect(unsafe_code, reason = "a tensor over memory of ours that outlives any borrow")]
             unsafe {
-                TensorRefMut::from_raw(MemoryInfo::default(), slice.as_mut_ptr().cast(), Shape::new(shape))
+                match layout.number {
+                    Number::F32 => {
+                        TensorRefMut::<f32>::from_raw(memory, start, shape).map(TensorRefMut::into_dyn)
+                    }
+                    Number::F16 => {
+                        TensorRefMut::<f16>::from_raw(memory, start, shape).map(TensorRefMut::into_dyn)
+                    }
+                }
             }
             .map_err(failed)
         })

@@ -12,11 +12,13 @@
 
 use std::ops::Range;
 
+use half::f16;
 use ort::memory::Allocator;
 use ort::value::{DynValue, Tensor};
 
 use super::contract::Layout;
 use super::groups::{Bounds, group};
+use super::numbers::{CacheNumber, Number};
 use super::run::failed;
 use crate::engine::backend::BackendError;
 
@@ -54,7 +56,11 @@ impl JointCache {
     /// Gives `row` an empty cache, in a group of its own.
     pub(super) fn begin(&mut self, row: usize) -> Result<(), BackendError> {
         self.release(row);
-        let halves = (0..2 * self.layout.layers).map(|_| self.zeros(1, 0).map(Tensor::into_dyn));
+        let empty = || match self.layout.number {
+            Number::F32 => self.zeros::<f32>(1, 0).map(Tensor::into_dyn),
+            Number::F16 => self.zeros::<f16>(1, 0).map(Tensor::into_dyn),
+        };
+        let halves = (0..2 * self.layout.layers).map(|_| empty());
         let members = vec![Member { row: Some(row), tokens: 0 }];
         self.groups.push(Group { members, tokens: 0, halves: halves.collect::<Result<_, _>>()? });
         Ok(())
@@ -144,12 +150,11 @@ impl JointCache {
         // From the last to the first: what was copied is dropped.
         for _ in 0..2 * self.layout.layers {
             let halves: Vec<DynValue> = old.iter_mut().filter_map(|group| group.halves.pop()).collect();
-            let past = halves
-                .iter()
-                .map(|half| Ok(half.try_extract_tensor::<f32>().map_err(failed)?.1))
-                .collect::<Result<Vec<&[f32]>, BackendError>>()?;
             for (group, sources) in built.iter_mut().zip(&plans) {
-                group.halves.push(self.join(sources, group.tokens, &past)?.into_dyn());
+                group.halves.push(match self.layout.number {
+                    Number::F32 => self.join::<f32>(sources, group.tokens, &halves)?,
+                    Number::F16 => self.join::<f16>(sources, group.tokens, &halves)?,
+                });
             }
         }
         for group in &mut built {
@@ -160,28 +165,34 @@ impl JointCache {
     }
 
     /// One half of a layer of a new group, of `tokens` tokens.
-    fn join(&self, sources: &[Source], tokens: usize, past: &[&[f32]]) -> Result<Tensor<f32>, BackendError> {
-        let Layout { kv_heads, head_size, layers: _ } = self.layout;
-        let mut joined = self.zeros(sources.len(), tokens)?;
+    fn join<N: CacheNumber>(
+        &self,
+        sources: &[Source],
+        tokens: usize,
+        past: &[DynValue],
+    ) -> Result<DynValue, BackendError> {
+        let Layout { kv_heads, head_size, layers: _, number: _ } = self.layout;
+        let mut joined = self.zeros::<N>(sources.len(), tokens)?;
         let (_shape, numbers) = joined.extract_tensor_mut();
         for (place, source) in sources.iter().enumerate() {
+            let (_shape, past) = past[source.group].try_extract_tensor::<N>().map_err(failed)?;
             let length = source.tokens * head_size;
             for head in 0..kv_heads {
                 // The last tokens of each place are real.
                 let to = ((place * kv_heads + head + 1) * tokens) * head_size;
                 let from = ((source.place * kv_heads + head + 1) * source.padded_tokens) * head_size;
-                numbers[to - length..to].copy_from_slice(&past[source.group][from - length..from]);
+                numbers[to - length..to].copy_from_slice(&past[from - length..from]);
             }
         }
-        Ok(joined)
+        Ok(joined.into_dyn())
     }
 
-    fn zeros(&self, rows: usize, tokens: usize) -> Result<Tensor<f32>, BackendError> {
+    fn zeros<N: CacheNumber>(&self, rows: usize, tokens: usize) -> Result<Tensor<N>, BackendError> {
         let shape = [rows, self.layout.kv_heads, tokens, self.layout.head_size];
         match shape.iter().product() {
             // Memory of ours cannot be empty, a tensor can.
             0 => Tensor::new(&Allocator::default(), shape).map_err(failed),
-            size => Tensor::from_array((shape, vec![0.0f32; size])).map_err(failed),
+            size => Tensor::from_array((shape, vec![N::default(); size])).map_err(failed),
         }
     }
 }

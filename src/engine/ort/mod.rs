@@ -5,6 +5,7 @@
 //! graph file ─▶ graph_file::scan ─▶ contract::read ─▶ in_place   attention that writes its cache in place (GQA)
 //!                                                  ├▶ concat     attention that returns a longer cache each run
 //!                                                  └▶ recompute  no cache: every token anew
+//! two graph files, for prompts and for what follows ─▶ pair ─▶ concat, with one of them or both
 //! ```
 
 mod concat;
@@ -15,6 +16,10 @@ mod in_place;
 pub mod inspect;
 mod joint_cache;
 pub mod library;
+mod names;
+mod numbers;
+mod ort_file;
+mod pair;
 mod protobuf;
 mod recompute;
 mod run;
@@ -34,7 +39,10 @@ use ort::session::builder::SessionBuilder;
 
 use super::backend::Backend;
 use super::turns::Turns;
-use contract::{Cache, Contract};
+use concat::Concat;
+use contract::{Cache, Contract, Layout, TokensARun};
+use graph_file::Operators;
+pub use names::Names;
 
 /// Settings of the one thread pool that all models of the process share.
 #[derive(Debug, Clone)]
@@ -52,6 +60,19 @@ pub struct GraphHints {
     pub head_size: Option<usize>,
     /// Key and value heads, from the model's configuration.
     pub kv_heads: Option<usize>,
+    /// Tokens that the tokenizer knows.
+    pub tokens: Option<usize>,
+    /// What inputs and outputs are called.
+    pub names: Names,
+}
+
+/// The files of a graph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GraphFiles {
+    /// The graph; of a pair the one for prompts, which returns a cache and takes none.
+    pub graph: PathBuf,
+    /// The graph of a pair that takes the cache.
+    pub with_past: Option<PathBuf>,
 }
 
 /// Size of the memory to reserve for sequences.
@@ -64,6 +85,11 @@ pub struct Rows {
     /// Caches of all rows up to this size lie in huge pages: up to a few percent faster in batches; a row costs the memory
     /// of its whole context at once.
     pub huge_pages_up_to_bytes: u64,
+}
+
+/// The files beside a graph that hold its weights, as the ONNX file itself names them; none when it cannot be read.
+pub fn named_data_files(graph: &Path) -> Vec<String> {
+    graph_file::scan(graph).map(|graph| graph.data_files.into_iter().collect()).unwrap_or_default()
 }
 
 /// Why a model or the library could not be used.
@@ -126,6 +152,13 @@ pub struct Runtime {
     turns: Arc<Turns>,
 }
 
+/// A loaded graph, before it is known how it is run.
+struct Opened {
+    session: Session,
+    contract: Contract,
+    operators: Operators,
+}
+
 /// ONNX Runtime allows one environment for each process and is not made to be unloaded.
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
 
@@ -166,24 +199,79 @@ impl Runtime {
     ///
     /// # Errors
     /// The file is not a graph that can be served; the message names what is missing.
-    pub fn load(&self, graph: &Path, hints: &GraphHints, rows: Rows) -> Result<Box<dyn Backend>, OrtError> {
+    pub fn load(
+        &self,
+        files: &GraphFiles,
+        hints: &GraphHints,
+        rows: Rows,
+    ) -> Result<Box<dyn Backend>, OrtError> {
+        let GraphFiles { graph: prompts, with_past } = files;
+        let opened = self.open(with_past.as_ref().unwrap_or(prompts), hints)?;
+        let Opened { session, contract: Contract { graph, cache }, operators } = opened;
+        Ok(match (cache, with_past) {
+            (Cache::InPlace(layout), _) => Box::new(in_place::InPlace::new(session, &graph, layout, rows)?),
+            (Cache::Concat { layout, left_padding }, with_past) => {
+                let (ids, number) = (graph.input_ids, graph.logits);
+                let mut backend = Concat::new(session, graph, (layout, left_padding), rows);
+                let is_tried = with_past.is_some() || ids.tokens == TokensARun::Doubtful;
+                let feeds_prompts =
+                    ids.tokens != TokensARun::One && (!is_tried || pair::feeds_prompts(&mut backend, number));
+                if !feeds_prompts && with_past.is_none() {
+                    return Err(OrtError::Unsupported(
+                        "it is made for one token a run, and the graph for prompts (`decoder_model.onnx`) does not \
+                         lie beside it"
+                            .to_owned(),
+                    ));
+                }
+                if !feeds_prompts {
+                    let prompts = self.open_prompts(prompts, hints, layout)?;
+                    backend = backend.with_prompts(prompts.session, prompts.contract.graph);
+                }
+                Box::new(backend)
+            }
+            (Cache::None { .. }, Some(with_past)) => {
+                return Err(OrtError::Unsupported(format!(
+                    "{} takes no `{}`",
+                    with_past.display(),
+                    graph.names.past(0)[0]
+                )));
+            }
+            (Cache::None { returned_layers }, None) => {
+                if returned_layers > 0 {
+                    tracing::warn!(
+                        graph = %prompts.display(),
+                        "the graph returns a cache and takes none: every token computes the whole text anew; put \
+                         decoder_with_past_model.onnx of the same export beside decoder_model.onnx"
+                    );
+                }
+                Box::new(recompute::Recompute::new(session, graph, operators.parameters(), rows)?)
+            }
+        })
+    }
+
+    /// Loads a graph and reads what it takes and gives.
+    fn open(&self, graph: &Path, hints: &GraphHints) -> Result<Opened, OrtError> {
         let operators = graph_file::scan(graph)?;
-        let session = match select_logits::rewrite(graph, &operators)? {
+        let session = match select_logits::rewrite(graph, &operators, &hints.names.logits)? {
             Some(rewritten) => self.session_from_memory(graph, &rewritten)?,
             None => self.session(graph)?,
         };
         let contract = Contract::read(&session, &operators, hints)?;
-        Ok(match contract.cache {
-            Cache::InPlace(layout) => {
-                Box::new(in_place::InPlace::new(session, &contract.graph, layout, rows)?)
-            }
-            Cache::Concat { layout, left_padding } => {
-                Box::new(concat::Concat::new(session, contract.graph, (layout, left_padding), rows))
-            }
-            Cache::None => {
-                Box::new(recompute::Recompute::new(session, contract.graph, operators.parameters(), rows)?)
-            }
-        })
+        Ok(Opened { session, contract, operators })
+    }
+
+    /// Loads the graph of a pair that prompts are fed to.
+    fn open_prompts(&self, graph: &Path, hints: &GraphHints, layout: Layout) -> Result<Opened, OrtError> {
+        let opened = self.open(graph, hints)?;
+        match opened.contract.cache {
+            Cache::None { returned_layers } if returned_layers == layout.layers => Ok(opened),
+            Cache::None { returned_layers } => Err(OrtError::Unsupported(format!(
+                "{} returns the cache of {returned_layers} layers, the graph beside it takes that of {}",
+                graph.display(),
+                layout.layers
+            ))),
+            _ => Err(OrtError::Unsupported(format!("{} takes a cache itself", graph.display()))),
+        }
     }
 
     /// A session of a graph that was changed in memory; its weights stay in the files beside the original.

@@ -5,10 +5,11 @@
 
 use std::ops::Range;
 
-use ort::session::{Session, SessionInputs};
+use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputs};
 
 use super::contract::Graph;
 use super::groups::{Bounds, group};
+use super::numbers::Logits;
 use super::run::failed;
 use super::small_inputs::small_inputs;
 use super::{OrtError, Rows};
@@ -37,6 +38,8 @@ pub(super) struct Recompute {
     graph: Graph,
     geometry: Geometry,
     bounds: Bounds,
+    /// Nothing but the logits is computed.
+    options: RunOptions<HasSelectedOutputs>,
     /// What each row has been fed so far.
     tokens: Vec<Vec<TokenId>>,
     /// `[rows of the batch, vocabulary_size]`.
@@ -52,6 +55,10 @@ impl Recompute {
     /// [`OrtError::TooExpensive`] when a token at the full context would take senselessly long.
     pub(super) fn new(session: Session, graph: Graph, parameters: u64, rows: Rows) -> Result<Self, OrtError> {
         refuse_senseless(parameters, rows)?;
+        let options = RunOptions::new().map_err(|error| OrtError::Runtime {
+            attempt: "choose the outputs of a run".to_owned(),
+            message: error.to_string(),
+        })?;
         let logits_tokens = MOST_LOGITS_BYTES / (size_of::<f32>() * graph.vocabulary_size);
         Ok(Self {
             session,
@@ -64,10 +71,12 @@ impl Recompute {
                 keeps_prefixes: false,
                 verifies_drafts: false,
             },
+            options: options.with_outputs(OutputSelector::no_default().with(&graph.names.logits)),
             bounds: Bounds {
                 equal_lengths: graph.attention_mask.is_none(),
                 padded_percent: PADDED_PERCENT,
-                tokens: MOST_RUN_TOKENS.min(logits_tokens),
+                // A row that is longer than the bound runs alone.
+                tokens: if graph.input_ids.one_row { 0 } else { MOST_RUN_TOKENS.min(logits_tokens) },
             },
             tokens: vec![Vec::new(); rows.rows],
             graph,
@@ -85,15 +94,19 @@ impl Recompute {
         wanted.dedup();
         let inputs = small_inputs(&self.graph, &whole, 0, &wanted)?;
         self.runs += 1;
-        let outputs = self.session.run(SessionInputs::ValueMap::<0>(inputs)).map_err(failed)?;
-        let (shape, logits) = outputs["logits"].try_extract_tensor::<f32>().map_err(failed)?;
-        let (positions, width) = (shape[1] as usize, self.geometry.vocabulary_size);
-        for (of_row, (row, input)) in logits.chunks_exact(positions * width).zip(rows.iter().zip(&whole)) {
+        let inputs = SessionInputs::ValueMap::<0>(inputs);
+        let outputs = self.session.run_with_options(inputs, &self.options).map_err(failed)?;
+        let logits = Logits::of(&outputs[self.graph.names.logits.as_str()], self.graph.logits)?;
+        let width = self.geometry.vocabulary_size;
+        let positions = logits.len() / rows.len() / width;
+        for (place, (row, input)) in rows.iter().zip(&whole).enumerate() {
             let last = input.tokens.len() - 1;
             let position =
                 if self.graph.logits_index { wanted.binary_search(&last).unwrap_or(0) } else { last };
-            self.logits[(row - first_row) * width..][..width]
-                .copy_from_slice(&of_row[position * width..][..width]);
+            logits.copy(
+                (place * positions + position) * width,
+                &mut self.logits[(row - first_row) * width..][..width],
+            );
         }
         Ok(())
     }
@@ -140,9 +153,9 @@ impl Backend for Recompute {
         self.tokens[to] = std::mem::take(&mut self.tokens[from]);
     }
 
-    fn read_cache(&self, _row: usize, _tokens: Range<usize>, _cache: &mut Vec<f32>) {}
+    fn read_cache(&self, _row: usize, _tokens: Range<usize>, _cache: &mut Vec<u8>) {}
 
-    fn write_cache(&mut self, _row: usize, _tokens: Range<usize>, _cache: &[f32]) {}
+    fn write_cache(&mut self, _row: usize, _tokens: Range<usize>, _cache: &[u8]) {}
 
     fn release_row(&mut self, row: usize, _give_back: bool) {
         self.tokens[row].clear();

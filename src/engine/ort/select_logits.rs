@@ -14,7 +14,7 @@
 use std::path::Path;
 
 use super::OrtError;
-use super::graph_file::Operators;
+use super::graph_file::{Operators, is_ort_format};
 use super::protobuf::{Field, fields, texts, write_bytes, write_number};
 
 const MODEL_GRAPH: u64 = 7;
@@ -36,13 +36,13 @@ const SELECTED: &str = "inference_gateway/wanted_hidden";
 /// Graphs with their weights inside are larger, and would be held in memory twice.
 const LARGEST_FILE_BYTES: u64 = 64 << 20;
 
-/// The changed model, or `None` when it has to stay as it is.
+/// The changed model, or `None` when it has to stay as it is; `logits` is the name of the output.
 ///
 /// # Errors
 /// The file cannot be read.
-pub(super) fn rewrite(path: &Path, operators: &Operators) -> Result<Option<Vec<u8>>, OrtError> {
+pub(super) fn rewrite(path: &Path, operators: &Operators, logits: &str) -> Result<Option<Vec<u8>>, OrtError> {
     // Worth it only where chunks are fed and their logits thrown away.
-    if operators.count("GroupQueryAttention") == 0 {
+    if operators.count("GroupQueryAttention") == 0 || is_ort_format(path) {
         return Ok(None);
     }
     let invalid =
@@ -51,16 +51,16 @@ pub(super) fn rewrite(path: &Path, operators: &Operators) -> Result<Option<Vec<u
         return Ok(None);
     }
     let model = std::fs::read(path).map_err(invalid)?;
-    Ok(select_logits(&model))
+    Ok(select_logits(&model, logits))
 }
 
-fn select_logits(model: &[u8]) -> Option<Vec<u8>> {
+fn select_logits(model: &[u8], logits: &str) -> Option<Vec<u8>> {
     let model_fields = fields(model)?;
     let mut changed = Vec::with_capacity(model.len() + 256);
     for field in &model_fields {
         match field.bytes {
             Some(graph) if field.number == MODEL_GRAPH => {
-                write_bytes(&mut changed, MODEL_GRAPH, &change_graph(graph)?);
+                write_bytes(&mut changed, MODEL_GRAPH, &change_graph(graph, logits)?);
             }
             _ => changed.extend_from_slice(field.whole),
         }
@@ -68,7 +68,7 @@ fn select_logits(model: &[u8]) -> Option<Vec<u8>> {
     Some(changed)
 }
 
-fn change_graph(graph: &[u8]) -> Option<Vec<u8>> {
+fn change_graph(graph: &[u8], logits: &str) -> Option<Vec<u8>> {
     let graph_fields = fields(graph)?;
     let parts = |number: u64| graph_fields.iter().filter(move |field| field.number == number);
     let named = |number: u64, name_field: u64, name: &str| {
@@ -76,11 +76,11 @@ fn change_graph(graph: &[u8]) -> Option<Vec<u8>> {
             field.bytes.and_then(fields).is_some_and(|inner| texts(&inner, name_field).first() == Some(&name))
         })
     };
-    if named(GRAPH_INPUT, VALUE_NAME, INPUT) || !named(GRAPH_OUTPUT, VALUE_NAME, "logits") {
+    if named(GRAPH_INPUT, VALUE_NAME, INPUT) || !named(GRAPH_OUTPUT, VALUE_NAME, logits) {
         return None;
     }
     let makes_logits = |field: &&Field<'_>| {
-        field.bytes.and_then(fields).is_some_and(|node| texts(&node, NODE_OUTPUT).contains(&"logits"))
+        field.bytes.and_then(fields).is_some_and(|node| texts(&node, NODE_OUTPUT).contains(&logits))
     };
     let output_layer = parts(GRAPH_NODE).find(makes_logits)?;
     let node = fields(output_layer.bytes?)?;
@@ -207,17 +207,21 @@ mod tests {
     #[test]
     fn the_output_layer_reads_only_what_is_wanted() {
         for operator in ["MatMul", "MatMulNBits"] {
-            let changed = select_logits(&model(operator, "w")).unwrap();
+            let changed = select_logits(&model(operator, "w"), "logits").unwrap();
             assert_eq!(node_inputs(&changed), [["hidden", "logits_index"], [SELECTED, "w"]]);
         }
     }
 
     #[test]
     fn what_is_changed_already_or_mixes_positions_stays() {
-        let changed = select_logits(&model("MatMul", "w")).unwrap();
-        assert_eq!(select_logits(&changed), None, "changed twice");
-        assert_eq!(select_logits(&model("Softmax", "w")), None);
-        assert_eq!(select_logits(&model("MatMul", "computed")), None, "the second factor is no weight");
-        assert_eq!(select_logits(b"<html>"), None);
+        let changed = select_logits(&model("MatMul", "w"), "logits").unwrap();
+        assert_eq!(select_logits(&changed, "logits"), None, "changed twice");
+        assert_eq!(select_logits(&model("Softmax", "w"), "logits"), None);
+        assert_eq!(
+            select_logits(&model("MatMul", "computed"), "logits"),
+            None,
+            "the second factor is no weight"
+        );
+        assert_eq!(select_logits(b"<html>", "logits"), None);
     }
 }

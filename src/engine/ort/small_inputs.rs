@@ -25,32 +25,43 @@ pub(super) type NamedInputs<'a> = Vec<(Cow<'a, str>, SessionInputValue<'a>)>;
 /// `cached_tokens` is the length of the padded cache, at least the longest `past`; `wanted` are the positions, within the fed
 /// tokens, whose logits are wanted, for graphs that ask for them.
 pub(super) fn small_inputs<'a>(
-    graph: &Graph,
+    graph: &'a Graph,
     rows: &[Input<'_>],
     cached_tokens: usize,
     wanted: &[usize],
 ) -> Result<NamedInputs<'a>, BackendError> {
-    let Graph { input_ids, attention_mask, position_ids, use_cache_branch, logits_index, vocabulary_size: _ } =
-        graph;
+    let Graph {
+        names,
+        input_ids,
+        attention_mask,
+        position_ids,
+        use_cache_branch,
+        logits_index,
+        logits: _,
+        vocabulary_size: _,
+    } = graph;
     let fed_tokens = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
     // The id of padding does not matter, as long as the graph knows it.
     let ids = table(rows, fed_tokens, |row, column| row.tokens.get(column).copied().map_or(0, id));
     let shape = [rows.len(), fed_tokens];
-    let mut inputs: NamedInputs<'a> = vec![("input_ids".into(), integers(*input_ids, &shape, ids)?)];
+    let shape_of_ids = if input_ids.has_choices { vec![rows.len(), 1, fed_tokens] } else { shape.to_vec() };
+    let ids = integers(input_ids.kind, &shape_of_ids, ids)?;
+    let mut inputs: NamedInputs<'a> = vec![(Cow::Borrowed(&names.input_ids), ids)];
     if let Some(kind) = attention_mask {
         let columns = cached_tokens + fed_tokens;
         let mask = table(rows, columns, |row, column| {
             let real = cached_tokens - row.past..cached_tokens + row.tokens.len();
             i64::from(real.contains(&column))
         });
-        inputs.push(("attention_mask".into(), integers(*kind, &[rows.len(), columns], mask)?));
+        let mask = integers(*kind, &[rows.len(), columns], mask)?;
+        inputs.push((Cow::Borrowed(&names.attention_mask), mask));
     }
     if let Some(kind) = position_ids {
         // Padding repeats the last position: beyond it the graph may have none.
         let positions = table(rows, fed_tokens, |row, column| {
             (row.past + column.min(row.tokens.len().saturating_sub(1))) as i64
         });
-        inputs.push(("position_ids".into(), integers(*kind, &shape, positions)?));
+        inputs.push((Cow::Borrowed(&names.position_ids), integers(*kind, &shape, positions)?));
     }
     if *use_cache_branch {
         let branch = Tensor::<bool>::from_array(([1], vec![cached_tokens > 0])).map_err(failed)?;

@@ -6,7 +6,7 @@ use super::concat::Concat;
 use super::groups::{Bounds, group};
 use super::recompute::Recompute;
 use super::*;
-use crate::engine::backend::{Batch, Feeding, Input, Wanted};
+use crate::engine::backend::{Batch, Feeding, Geometry, Input, Wanted};
 use crate::engine::request::TokenId;
 
 const ROWS: Rows = Rows { rows: 8, context_tokens: 256, huge_pages_up_to_bytes: 0 };
@@ -37,6 +37,20 @@ fn open(model: &str) -> (Session, Contract, u64) {
     (session, contract, operators.parameters())
 }
 
+/// What the backend of a folder can do, loaded from these files of it.
+fn loaded(model: &str, graph: &str, with_past: Option<&str>) -> Result<Geometry, String> {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = project.join("prepared/tiny").join(model);
+    let search = library::Search { working_folder: Some(project.to_owned()), ..library::Search::default() };
+    let runtime = Runtime::start(&search, &RuntimeOptions { threads: 2, spinning: false }).unwrap();
+    let files = GraphFiles {
+        graph: folder.join(graph),
+        with_past: with_past.map(|with_past| folder.join(with_past)),
+    };
+    let loaded = runtime.load(&files, &GraphHints::default(), ROWS);
+    loaded.map(|backend| backend.geometry()).map_err(|error| error.to_string())
+}
+
 fn concat(model: &str) -> Adapter<Concat> {
     let (session, Contract { graph, cache }, _) = open(model);
     let Cache::Concat { layout, left_padding } = cache else { panic!("{model} is of another kind") };
@@ -45,7 +59,7 @@ fn concat(model: &str) -> Adapter<Concat> {
 
 fn recompute(model: &str) -> Adapter<Recompute> {
     let (session, Contract { graph, cache }, parameters) = open(model);
-    assert!(matches!(cache, Cache::None), "{model} is of another kind");
+    assert!(matches!(cache, Cache::None { .. }), "{model} is of another kind");
     Adapter { backend: Recompute::new(session, graph, parameters, ROWS).unwrap(), runs: Recompute::runs }
 }
 
@@ -173,7 +187,7 @@ const PADDED: Bounds = Bounds { equal_lengths: false, padded_percent: 200, token
 
 #[test]
 fn rows_of_concatenated_caches_share_runs_and_get_what_they_get_alone() {
-    for model in ["gpt2", "gpt2-merged", "llama-plain"] {
+    for model in ["gpt2", "gpt2-merged", "llama-plain", "layouts/operator", "layouts/int32"] {
         check_company(concat(model), concat(model), PADDED);
     }
 }
@@ -223,4 +237,28 @@ fn memory_is_told_with_the_padding_that_is_allowed() {
     let token_bytes = 2 * 2 * 2 * 32 * 4;
     assert_eq!(concat("gpt2").backend.geometry().cache_bytes_per_token, 2 * 2 * token_bytes);
     assert_eq!(concat("gpt2-unpositioned").backend.geometry().cache_bytes_per_token, 2 * token_bytes);
+}
+
+#[test]
+fn of_a_pair_both_graphs_are_loaded_only_where_the_second_cannot_take_prompts() {
+    for (model, feeding) in [
+        ("layouts/pair", Feeding::Chunks),
+        ("layouts/pair-one-token", Feeding::Whole),
+        ("layouts/pair-unmasked", Feeding::Whole),
+    ] {
+        let geometry = loaded(model, "decoder_model.onnx", Some("decoder_with_past_model.onnx")).unwrap();
+        assert_eq!(geometry.feeding, feeding, "{model}");
+    }
+    let swapped = loaded("layouts/pair", "decoder_with_past_model.onnx", Some("decoder_model.onnx"));
+    let message = swapped.unwrap_err();
+    assert!(message.contains("decoder_model.onnx takes no `past_key_values.0.key`"), "{message}");
+}
+
+#[test]
+fn halves_take_half_the_memory_in_place_and_concatenated() {
+    let token_bytes = |model: &str| loaded(model, "model.onnx", None).unwrap().cache_bytes_per_token;
+    assert_eq!(2 * token_bytes("layouts/grouped-fp16"), token_bytes("llama-all-logits"));
+    assert_eq!(2 * token_bytes("layouts/fp16-cache"), token_bytes("gpt2"));
+    let in_place = loaded("layouts/grouped-fp16", "model.onnx", None).unwrap();
+    assert!(in_place.keeps_prefixes && in_place.feeding == Feeding::LongChunks, "{in_place:?}");
 }

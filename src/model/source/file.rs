@@ -3,25 +3,32 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::TOKENIZER_FILE;
 use super::error::{FetchError, storage};
 use super::partial::blocking;
-use super::{GRAPH_CANDIDATES, TOKENIZER_FILE};
+use crate::model::layout::{GENAI_CONFIG, GRAPH_CANDIDATES, genai_graph, is_graph};
 
 /// A folder of thousands of files need not appear whole in a message.
 const LISTED_NAMES: usize = 20;
 
-/// The graph: `path` itself if it is an `.onnx` file, else the first of [`GRAPH_CANDIDATES`] in the folder.
+/// The graph: `path` itself if it is an `.onnx` or `.ort` file, else what the folder's `genai_config.json` names, else the
+/// first of [`GRAPH_CANDIDATES`] in the folder.
 pub(super) async fn graph(path: &Path) -> Result<PathBuf, FetchError> {
     let given = path.to_owned();
     blocking(path, move || {
         if fs::metadata(&given).map_err(storage("open the model", &given))?.is_dir() {
-            return first_of(&given, &[&given], &GRAPH_CANDIDATES, "ONNX graph");
+            let config = fs::read(given.join(GENAI_CONFIG)).unwrap_or_default();
+            return match genai_graph(&config) {
+                Ok(Some(name)) => first_of(&given, &[&given], &[&name], "graph named by genai_config.json"),
+                Ok(None) => first_of(&given, &[&given], &GRAPH_CANDIDATES, "ONNX graph"),
+                Err(named) => Err(not_found("ONNX graph", &given, named, listing(&given)?)),
+            };
         }
-        if given.extension().is_some_and(|extension| extension == "onnx") {
+        if given.to_str().is_some_and(is_graph) {
             return Ok(given);
         }
         let found = "a file of another kind".to_owned();
-        Err(not_found("ONNX graph", &given, "a folder or a file named *.onnx".to_owned(), found))
+        Err(not_found("ONNX graph", &given, "a folder or a file named *.onnx or *.ort".to_owned(), found))
     })
     .await
 }

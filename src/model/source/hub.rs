@@ -21,16 +21,14 @@ use tracing::{debug, warn};
 use url::Url;
 
 use super::download::{RemoteFile, download};
-use super::error::FetchError;
+use super::error::{FetchError, storage};
 use super::http::{Http, MAXIMUM_REDIRECTS, error_code, redirect_target};
 use super::hub_cache::{HubCache, is_commit, is_etag};
-use super::partial::{Identity, is_file};
+use super::partial::{Identity, blocking, is_file};
 use super::progress::Progress;
-use super::{
-    FetchSettings, GRAPH_CANDIDATES, TOKENIZER_COMPANIONS, TOKENIZER_FILE, WEIGHT_SUFFIXES, has_extension,
-    tokenizer_folders,
-};
+use super::{FetchSettings, TOKENIZER_COMPANIONS, TOKENIZER_FILE, has_extension, tokenizer_folders};
 use crate::model::hexadecimal::is_sha256;
+use crate::model::layout::{GENAI_CONFIG, GRAPH_CANDIDATES, companions, data_files, genai_graph, is_graph};
 use crate::model::spec::{HubSource, without_query};
 
 /// One fetch from one repository.
@@ -75,18 +73,51 @@ impl<'a> Snapshot<'a> {
         Self { http, endpoint, source, progress, cache, commit, unreachable: None, answered: false }
     }
 
-    /// The graph at `path` (a file, a folder, or the whole repository), with the weights beside it.
+    /// The graph at `path` (a file, a folder, or the whole repository), with what belongs to it beside it.
     pub(super) async fn graph(mut self, path: Option<&str>) -> Result<PathBuf, FetchError> {
-        let candidates: Vec<String> = match path {
-            Some(file) if has_extension(file, "onnx") => vec![file.to_owned()],
-            Some(folder) => GRAPH_CANDIDATES.iter().map(|name| format!("{folder}/{name}")).collect(),
-            None => GRAPH_CANDIDATES.map(str::to_owned).to_vec(),
+        let candidates = match path {
+            Some(file) if is_graph(file) => vec![file.to_owned()],
+            folder => self.graphs_in(folder.unwrap_or_default()).await?,
         };
         let (graph, found) = self.first_of(candidates, "ONNX graph").await?;
-        for suffix in WEIGHT_SUFFIXES {
-            self.optional(&format!("{graph}{suffix}")).await?;
+        for name in companions(&graph) {
+            if let Some(found) = self.look(&name).await? {
+                if is_graph(&name) {
+                    self.weights(&name, &found).await?;
+                }
+                self.obtain(found).await?;
+            }
         }
+        self.weights(&graph, &found).await?;
         self.finish(found).await
+    }
+
+    /// Gets the files that a graph names as places of its weights, before the graph itself has its name.
+    async fn weights(&mut self, graph: &str, found: &Found) -> Result<(), FetchError> {
+        let file = self.bytes(found).await?;
+        for name in blocking(&file.clone(), move || Ok(data_files(&file))).await? {
+            self.optional(&inside(split(graph).0, &name)).await?;
+        }
+        Ok(())
+    }
+
+    /// Where the graph of a folder may be: at the place that its `genai_config.json` names, or at the usual ones.
+    async fn graphs_in(&mut self, folder: &str) -> Result<Vec<String>, FetchError> {
+        let mut config = Vec::new();
+        if let Some(found) = self.look(&inside(folder, GENAI_CONFIG)).await? {
+            let file = self.obtain(found).await?;
+            config = tokio::fs::read(&file).await.map_err(storage("read", &file))?;
+        }
+        match genai_graph(&config) {
+            Ok(Some(name)) => Ok(vec![inside(folder, &name)]),
+            Ok(None) => Ok(GRAPH_CANDIDATES.map(|name| inside(folder, name)).to_vec()),
+            Err(looked_for) => Err(FetchError::NotFound {
+                wanted: "ONNX graph",
+                place: self.source.to_string(),
+                looked_for,
+                found: "no other name in it".to_owned(),
+            }),
+        }
     }
 
     /// The tokenizer at `path` if that names a `.json` file, else the one of the folder or graph at `path`, with its
@@ -94,7 +125,7 @@ impl<'a> Snapshot<'a> {
     pub(super) async fn tokenizer(mut self, path: Option<&str>) -> Result<PathBuf, FetchError> {
         let candidates = match path {
             Some(file) if has_extension(file, "json") => vec![file.to_owned()],
-            Some(graph) if has_extension(graph, "onnx") => tokenizers_in(split(graph).0),
+            Some(graph) if is_graph(graph) => tokenizers_in(split(graph).0),
             Some(folder) => tokenizers_in(folder),
             None => tokenizers_in(""),
         };
@@ -203,15 +234,24 @@ impl<'a> Snapshot<'a> {
 
     /// Brings a file into the cache and returns its place in the snapshot.
     async fn obtain(&self, found: Found) -> Result<PathBuf, FetchError> {
+        self.bytes(&found).await?;
+        match found {
+            Found::Cached(pointer) => Ok(pointer),
+            Found::Remote(path, metadata) => self.cache.link(&metadata.commit, &path, &metadata.etag).await,
+        }
+    }
+
+    /// Brings the bytes of a file into the cache and returns where they are.
+    async fn bytes(&self, found: &Found) -> Result<PathBuf, FetchError> {
         let (path, metadata) = match found {
-            Found::Cached(pointer) => return Ok(pointer),
+            Found::Cached(pointer) => return Ok(pointer.clone()),
             Found::Remote(path, metadata) => (path, metadata),
         };
         let blob = self.cache.blob(&metadata.etag);
         let seen = Identity::of(&blob).await;
         if !self.cache.has_blob(&metadata.etag, metadata.bytes).await {
             let file = RemoteFile {
-                url: &self.url(&metadata.commit, &path),
+                url: &self.url(&metadata.commit, path),
                 target: &blob,
                 seen,
                 expected_bytes: metadata.bytes,
@@ -221,7 +261,7 @@ impl<'a> Snapshot<'a> {
             };
             download(self.http, &file, self.progress).await?;
         }
-        self.cache.link(&metadata.commit, &path, &metadata.etag).await
+        Ok(blob)
     }
 
     /// Asks the hub about a file: commit, etag and size. `None` if the repository has none of that name.

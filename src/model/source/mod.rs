@@ -9,8 +9,8 @@
 //!
 //! What holds here: a file under its final name is complete; one writer per file, across tasks and processes; a
 //! download that was interrupted goes on where it stopped; secrets appear in no message. The caller repeats a fetch
-//! that failed in passing ([`FetchError::is_permanent`]), with its own waiting times. Nothing in here looks into a
-//! model file or reads the environment.
+//! that failed in passing ([`FetchError::is_permanent`]), with its own waiting times. Nothing in here reads the
+//! environment; which files make a model is written down in `layout.rs`, which looks into a graph for the names of others.
 
 mod archive;
 mod download;
@@ -40,18 +40,9 @@ pub use self::http::HubToken;
 pub use self::listed::ListedFiles;
 pub use self::progress::{Progress, ProgressReading};
 pub(in crate::model) use self::version::Version;
+pub use crate::model::layout::GRAPH_CANDIDATES;
 use crate::model::manifest::Digest;
 use crate::model::spec::{HttpUrl, HubSource, OciSource, Source, without_query};
-
-/// Where a graph is looked for in a folder or a repository, in this order.
-pub const GRAPH_CANDIDATES: [&str; 6] = [
-    "model.onnx",
-    "decoder_model_merged.onnx",
-    "decoder_model.onnx",
-    "onnx/model.onnx",
-    "onnx/decoder_model_merged.onnx",
-    "onnx/decoder_model.onnx",
-];
 
 /// The tokenizer itself.
 const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -65,9 +56,6 @@ pub const TOKENIZER_COMPANIONS: [&str; 6] = [
     "special_tokens_map.json",
     "chat_template.jinja",
 ];
-
-/// What exporters append to the name of a graph for the file that holds its weights.
-const WEIGHT_SUFFIXES: [&str; 2] = ["_data", ".data"];
 
 /// How remote sources are reached and where their files are kept.
 #[derive(Debug, Clone)]
@@ -124,7 +112,8 @@ impl Fetcher {
 
     /// The files of the model behind `source`; downloads what is not there yet.
     ///
-    /// A path or repository without a file name is searched for [`GRAPH_CANDIDATES`]. Dropping the future stops the
+    /// A path or repository without a file name is searched for what its `genai_config.json` names, else for
+    /// [`GRAPH_CANDIDATES`]. Dropping the future stops the
     /// download; the next call goes on from there.
     ///
     /// # Errors

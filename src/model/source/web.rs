@@ -18,8 +18,9 @@ use super::error::{FetchError, storage};
 use super::http::Http;
 use super::partial::{Identity, blocking, is_file, with_suffix};
 use super::progress::Progress;
-use super::{TOKENIZER_COMPANIONS, TOKENIZER_FILE, WEIGHT_SUFFIXES, has_extension, tokenizer_folders};
+use super::{TOKENIZER_COMPANIONS, TOKENIZER_FILE, has_extension, tokenizer_folders};
 use crate::model::hexadecimal::hexadecimal;
+use crate::model::layout::companions;
 use crate::model::spec::{HttpUrl, without_query};
 
 /// Longest file name we take from an address; file systems allow 255 with our suffixes.
@@ -33,14 +34,14 @@ pub(super) struct Web<'a> {
 }
 
 impl Web<'_> {
-    /// The graph at `address`, with the weights that lie beside it on the server.
+    /// The graph at `address`, with what belongs to it and lies beside it on the server.
     pub(super) async fn graph(&self, address: &HttpUrl) -> Result<PathBuf, FetchError> {
         let url = address.as_url();
         let target = self.folder(url).join(file_name(url));
-        for suffix in WEIGHT_SUFFIXES {
+        for (path, name) in companions(url.path()).iter().zip(companions(&file_name(url))) {
             let mut beside = url.clone();
-            beside.set_path(&format!("{}{suffix}", url.path()));
-            self.optional(&beside, &with_suffix(&target, suffix), &target).await?;
+            beside.set_path(path);
+            self.optional(&beside, &target.with_file_name(name), &target).await?;
         }
         self.file(url, &target).await?;
         Ok(target)

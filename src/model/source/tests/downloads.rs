@@ -66,6 +66,18 @@ async fn weights_beside_the_graph_come_with_it() {
 }
 
 #[tokio::test]
+async fn the_other_graph_of_a_pair_comes_with_the_first() {
+    let (server, place, _) = setup([]).await;
+    for name in ["decoder_model.onnx", "decoder_with_past_model.onnx", "decoder_with_past_model.onnx_data"] {
+        server.put(&format!("/m/{name}"), Page::file(name.as_bytes(), "v"));
+    }
+    let graph = place.graph(&server.url("/m/decoder_model.onnx")).await.unwrap();
+    for name in ["decoder_model.onnx", "decoder_with_past_model.onnx", "decoder_with_past_model.onnx_data"] {
+        assert_eq!(read(&graph.with_file_name(name)), name.as_bytes());
+    }
+}
+
+#[tokio::test]
 async fn weights_that_fail_in_passing_keep_the_graph_away() {
     let (server, place, _) = setup([Trick::CutAfter(100)]).await;
     server.put("/m/model.onnx_data", Page::file(&bytes(5000, 3), "w"));

@@ -45,6 +45,65 @@ async fn a_repository_is_searched_for_its_graph_and_weights() {
 }
 
 #[tokio::test]
+async fn both_graphs_of_a_pair_come_with_their_weights() {
+    let (hub, store) = (Server::start().await, Server::start().await);
+    let place = Place::new(&hub.address);
+    let pair = [
+        "onnx/decoder_model.onnx",
+        "onnx/decoder_model.onnx_data",
+        "onnx/decoder_with_past_model.onnx",
+        "onnx/decoder_with_past_model.onnx_data",
+    ];
+    for (number, path) in pair.iter().enumerate() {
+        hub.put_large(COMMIT, path, &bytes(1000, number as u8), &store);
+    }
+    let graph = place.graph("hf://o/r").await.unwrap();
+    assert!(graph.ends_with(pair[0]), "{}", graph.display());
+    for (number, path) in pair.iter().enumerate() {
+        let name = path.rsplit('/').next().unwrap();
+        assert_eq!(read(&graph.with_file_name(name)), bytes(1000, number as u8), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn weights_of_any_name_come_with_the_graph_that_names_them() {
+    let (hub, store) = (Server::start().await, Server::start().await);
+    let place = Place::new(&hub.address);
+    // ModelProto.graph: a node, and an initializer whose external data lie in "part-1".
+    let field = |number: u8, value: &[u8]| [&[number << 3 | 2, value.len() as u8][..], value].concat();
+    let entry = |value: &str| field(13, &[field(1, b"location"), field(2, value.as_bytes())].concat());
+    let weights = [field(5, &entry("part-1")), field(5, &entry("../part-2"))].concat();
+    let graph = field(7, &[field(1, &field(4, b"Add")), weights].concat());
+    hub.put_large(COMMIT, "onnx/model.onnx", &graph, &store);
+    hub.put_large(COMMIT, "onnx/part-1", b"one", &store);
+    hub.put_large(COMMIT, "part-2", b"two", &store);
+    let found = place.graph("hf://o/r").await.unwrap();
+    assert_eq!((read(&found), read(&found.with_file_name("part-1"))), (graph, b"one".to_vec()));
+    assert!(hub.seen().iter().all(|seen| !seen.path.contains("part-2")), "a name outside the folder");
+}
+
+#[tokio::test]
+async fn a_repository_of_genai_is_searched_for_the_graph_that_it_names() {
+    let (hub, store) = (Server::start().await, Server::start().await);
+    let place = Place::new(&hub.address);
+    for folder in ["", "cpu/"] {
+        hub.put_large(COMMIT, &format!("{folder}phi.onnx"), b"graph", &store);
+        hub.put_large(COMMIT, &format!("{folder}phi.onnx.data"), b"weights", &store);
+        let config = br#"{"model": {"decoder": {"filename": "phi.onnx"}}}"#;
+        hub.put_small(COMMIT, &format!("{folder}genai_config.json"), config);
+    }
+    for source in ["hf://o/r", "hf://o/r/cpu"] {
+        let graph = place.graph(source).await.unwrap();
+        assert_eq!(read(&graph), b"graph");
+        assert_eq!(read(&graph.with_file_name("phi.onnx.data")), b"weights");
+    }
+    let config = br#"{"model": {"decoder": {"filename": "../../phi.onnx"}}}"#;
+    hub.put_small(COMMIT, "evil/genai_config.json", config);
+    let message = place.graph("hf://o/r/evil").await.unwrap_err().to_string();
+    assert!(message.contains("../../phi.onnx (named by genai_config.json)"), "{message}");
+}
+
+#[tokio::test]
 async fn a_repository_without_a_graph_says_what_was_looked_for() {
     let (_hub, _store, place, _) = hub_with_model().await;
     let error = place.graph("hf://o/other").await.unwrap_err();

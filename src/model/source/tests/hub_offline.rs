@@ -29,7 +29,9 @@ async fn what_python_cached_is_served_without_a_hub() {
 #[tokio::test]
 async fn a_hub_in_trouble_is_a_hub_that_cannot_be_reached() {
     let hub = Server::start().await;
-    hub.put("/o/r/resolve/main/model.onnx", Page { status: 503, ..Page::default() });
+    for file in ["genai_config.json", "model.onnx"] {
+        hub.put(&format!("/o/r/resolve/main/{file}"), Page { status: 503, ..Page::default() });
+    }
     let place = Place::new(&hub.address);
     cached_by_python(&place, "model.onnx", b"graph");
     assert_eq!(read(&place.graph("hf://o/r").await.unwrap()), b"graph");

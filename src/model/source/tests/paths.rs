@@ -18,6 +18,20 @@ async fn the_graph_of_a_folder_is_found_in_the_documented_order() {
 }
 
 #[tokio::test]
+async fn the_graph_that_genai_names_is_taken_and_no_other() {
+    let place = Place::without_hub();
+    let folder = place.folder.path();
+    let source = folder.to_str().unwrap();
+    fs::write(folder.join("model.onnx"), b"x").unwrap();
+    let config = r#"{"model": {"decoder": {"filename": "decoder.onnx"}}}"#;
+    fs::write(folder.join("genai_config.json"), config).unwrap();
+    let message = place.graph(source).await.unwrap_err().to_string();
+    assert!(message.contains("genai_config.json") && message.contains("decoder.onnx"), "{message}");
+    fs::write(folder.join("decoder.onnx"), b"x").unwrap();
+    assert_eq!(place.graph(source).await.unwrap(), folder.join("decoder.onnx"));
+}
+
+#[tokio::test]
 async fn a_graph_can_be_named_itself() {
     let place = Place::without_hub();
     let graph = place.folder.path().join("my model.onnx");
