@@ -193,6 +193,7 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
+        progress.note("checking the copy in the cache");
         let prepared = self.entry(place, &recorded, wanted.source).await?;
         if prepared.is_some() && is_mutable(wanted.source) {
             self.tell_change(wanted.source, &record, key).await;
@@ -232,10 +233,10 @@ impl Store {
         let hold = place.hold(&digest, self.patience).await?;
         // A damaged one under the same digest would keep the new one out.
         if self.entry(place, &digest, wanted.source).await?.is_none() {
-            let (area, held) = (place.clone(), Arc::clone(&hold));
+            let (area, shared) = (place.clone(), Arc::clone(&hold));
             blocking(move || {
                 let published = staged.publish(&area);
-                drop(held);
+                drop(shared);
                 published
             })
             .await?;
