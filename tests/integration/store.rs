@@ -188,8 +188,15 @@ async fn fetch_says_why_it_failed_with_the_word_of_the_status() {
     ] {
         let output = run(command).await;
         assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.stdout, b"");
         assert!(stderr(&output).contains(&format!("inference-gateway: {reason}: ")), "{}", stderr(&output));
     }
+    let strange = run(fetch(cache.path(), "ftp://example.com/x")).await;
+    assert!(
+        stderr(&strange).contains("the source is not understood: sources of scheme"),
+        "{}",
+        stderr(&strange)
+    );
     assert_eq!(names(&cache.path().join("staging")), Vec::<String>::new());
 }
 
