@@ -19,9 +19,8 @@ struct Entry {
     last_use: SystemTime,
 }
 
-/// Removes quarantined models and abandoned downloads, then models until at most `limit_bytes` are left; returns the bytes
-/// that were freed.
-/// Blocking.
+/// Removes quarantined models and abandoned downloads, then models until at most `limit_bytes` are left;
+/// returns the bytes that were freed. Blocking.
 pub(super) fn prune(place: &Place, limit_bytes: Option<u64>, keep: &[Digest]) -> Result<u64, PrepareError> {
     let quarantine = place.quarantine();
     let mut freed_bytes = 0;
