@@ -10,6 +10,7 @@ use crate::app;
 use crate::config::Settings;
 use crate::model::manifest::Digest;
 use crate::model::source::{Progress, ProgressReading};
+use crate::model::spec::Source;
 use crate::model::store::{PrepareError, Prepared, Store, Wanted};
 use crate::telemetry;
 
@@ -64,7 +65,11 @@ pub(super) fn fetch(mut settings: Settings, request: &Request) -> anyhow::Result
     // The source stands where the model of the settings would, so that its host is trusted as that one's is.
     settings.model.default_model_path.clone_from(&request.source);
     settings.model.default_tokenizer.clone_from(&request.tokenizer);
-    let (source, tokenizer) = (settings.model.source()?, settings.model.tokenizer()?);
+    let source = Source::parse(&request.source).context("the source is not understood")?;
+    let given = request.tokenizer.as_deref().map(Source::parse_tokenizer).transpose();
+    let given = given.context("the tokenizer's source is not understood")?;
+    // The built-in model has its tokenizer elsewhere.
+    let tokenizer = if given.is_some() { given } else { settings.model.tokenizer()? };
     let wanted = Wanted {
         source: &source,
         tokenizer: tokenizer.as_ref(),

@@ -330,7 +330,7 @@ pub(super) fn plain_file(path: &Path) -> Result<Metadata, ManifestError> {
     Ok(metadata)
 }
 
-/// Opens what [`plain_file`] accepts: neither follows a link nor waits for a pipe that took the name in the meantime.
+/// Opens what [`plain_file`] accepts: neither follows a link nor waits for a pipe that took the name meanwhile.
 pub(super) fn open_plain(path: &Path) -> Result<File, ManifestError> {
     use std::os::unix::fs::OpenOptionsExt;
 

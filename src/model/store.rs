@@ -1,14 +1,14 @@
 //! The store: models under the digest of their manifest, complete or not there at all.
 //!
 //! ```text
-//! prepare ─▶ turn (one process for each source) ─▶ known? ──────────────────────────────▶ entry: sizes, hashes ─▶ Prepared
-//!                                                    └ no ▶ gather ▶ stage ▶ publish ─▶┘   (shared lock)
+//! prepare ─▶ turn (one process for each source) ─▶ known? ─────────────────────▶ entry (hashes) ─▶ Prepared
+//!                                                    └ no ▶ gather ▶ stage ▶ publish ┘
 //! ```
 //!
-//! What holds here: bytes are hashed before they are used, and again at the first use in the life of a process, because
-//! ONNX Runtime loads damaged weights without a word; a source without a digest keeps the one that it had first; nobody
-//! removes what somebody uses; a process that dies leaves nothing that could be loaded or that stays for ever. Nothing in
-//! here reads the environment or logs in.
+//! What holds here: bytes are hashed before they are used, and again at the first use in the life of a
+//! process, because ONNX Runtime loads damaged weights without a word; a source without a digest keeps the
+//! one that it had first; nobody removes what somebody uses; a process that dies leaves nothing that could be
+//! loaded or that stays for ever. Nothing in here reads the environment or logs in.
 
 mod error;
 mod external_data;
@@ -55,12 +55,13 @@ pub struct StoreSettings {
 pub struct Wanted<'a> {
     /// The graph, with its folder.
     pub source: &'a Source,
-    /// The tokenizer, when it is not that of the source. Its files become files of the model, and count in its digest.
+    /// The tokenizer, when it is not that of the source. Its files become files of the model, and count in
+    /// its digest.
     pub tokenizer: Option<&'a Source>,
     /// The only digest that is acceptable.
     pub digest: Option<&'a Digest>,
-    /// Whether files are used where the fetch leaves them, without a copy in the store. Sources that list their files (a
-    /// manifest behind an address, an artifact) go through the store all the same.
+    /// Whether files are used where the fetch leaves them, without a copy in the store. Sources that list
+    /// their files (a manifest behind an address, an artifact) go through the store all the same.
     pub in_place: bool,
 }
 
@@ -118,14 +119,15 @@ impl Store {
         Self { patience, ..self }
     }
 
-    /// The same store, which accepts at most so many bytes for all files of a model (`INFERENCE_MAX_MODEL_BYTES`).
+    /// The same store, which accepts at most so many bytes for all files of a model
+    /// (`INFERENCE_MAX_MODEL_BYTES`).
     #[must_use]
     pub fn with_most_model_bytes(self, most_model_bytes: u64) -> Self {
         Self { most_model_bytes, ..self }
     }
 
-    /// Makes the files of a model ready to be loaded; fetches what is not here. Dropping the future is safe: the next call
-    /// goes on from what has arrived.
+    /// Makes the files of a model ready to be loaded; fetches what is not here. Dropping the future is safe:
+    /// the next call goes on from what has arrived.
     ///
     /// # Errors
     /// See [`PrepareError`]; nothing incomplete is left where it could be loaded.
@@ -148,8 +150,8 @@ impl Store {
         outcome
     }
 
-    /// Removes the models that were prepared longest ago until the store is below its limit; never one of `keep`, and
-    /// never one that any process uses. Returns the bytes that were freed.
+    /// Removes the models that were prepared longest ago until the store is below its limit; never one of
+    /// `keep`, and never one that any process uses. Returns the bytes that were freed.
     ///
     /// # Errors
     /// The cache folder cannot be used.
@@ -186,13 +188,15 @@ impl Store {
                 Err(error) if is_missing(&error) => {
                     let prepared = self.entry(place, &recorded, wanted.source).await?;
                     if prepared.is_some() {
-                        tracing::warn!(source = %wanted.source, digest = %recorded, "the source is gone: using its copy");
+                        let source = wanted.source;
+                        tracing::warn!(%source, digest = %recorded, "the source is gone: using its copy");
                     }
                     return prepared.map_or(Err(error), |prepared| Ok(Some(prepared)));
                 }
                 Err(error) => return Err(error),
             }
         }
+        progress.note("checking the copy in the cache");
         let prepared = self.entry(place, &recorded, wanted.source).await?;
         if prepared.is_some() && is_mutable(wanted.source) {
             self.tell_change(wanted.source, &record, key).await;
@@ -226,16 +230,17 @@ impl Store {
             if !is_mutable(wanted.source) && !wanted.tokenizer.is_some_and(is_mutable) {
                 return Err(changed(wanted, digest, recorded));
             }
-            tracing::warn!(source = %wanted.source, was = %recorded, is = %digest, "the source has changed, and nothing is left of what it was");
+            let source = wanted.source;
+            tracing::warn!(%source, was = %recorded, is = %digest, "the source has changed, and its copy is gone");
         }
         // From before it appears until the caller has it, nobody may prune it.
         let hold = place.hold(&digest, self.patience).await?;
         // A damaged one under the same digest would keep the new one out.
         if self.entry(place, &digest, wanted.source).await?.is_none() {
-            let (area, held) = (place.clone(), Arc::clone(&hold));
+            let (area, shared) = (place.clone(), Arc::clone(&hold));
             blocking(move || {
                 let published = staged.publish(&area);
-                drop(held);
+                drop(shared);
                 published
             })
             .await?;
@@ -251,7 +256,8 @@ impl Store {
         prepared.ok_or(PrepareError::Lost)
     }
 
-    /// A model of the store, held; `None` when it is not there or was damaged, in which case it is not there any more.
+    /// A model of the store, held; `None` when it is not there or was damaged, in which case it is not there
+    /// any more.
     async fn entry(
         &self,
         place: &Place,
@@ -343,7 +349,8 @@ impl Store {
     }
 }
 
-/// Compares what was found with the wished digest; before anything is hashed, as far as a manifest that came along tells.
+/// Compares what was found with the wished digest; before anything is hashed, as far as a manifest that came
+/// along tells.
 fn check_wish(wanted: &Wanted<'_>, gathered: &Gathered, found: Option<&Digest>) -> Result<(), PrepareError> {
     let own = gathered.own.as_ref().filter(|_| gathered.covered).map(|own| &own.digest);
     match (wanted.digest, found.or(own)) {

@@ -188,8 +188,15 @@ async fn fetch_says_why_it_failed_with_the_word_of_the_status() {
     ] {
         let output = run(command).await;
         assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.stdout, b"");
         assert!(stderr(&output).contains(&format!("inference-gateway: {reason}: ")), "{}", stderr(&output));
     }
+    let strange = run(fetch(cache.path(), "ftp://example.com/x")).await;
+    assert!(
+        stderr(&strange).contains("the source is not understood: sources of scheme"),
+        "{}",
+        stderr(&strange)
+    );
     assert_eq!(names(&cache.path().join("staging")), Vec::<String>::new());
 }
 
@@ -217,6 +224,30 @@ async fn a_fetch_that_is_killed_at_any_point_goes_on_where_it_was() {
         // What had been sent and was not read yet comes again; never the whole a third time.
         let sent = server.sent_bytes() - before;
         assert!(sent <= 2 * (WEIGHTS + PIECE), "killed at {point}: {sent} bytes");
+    }
+}
+
+/// Row 14, where nothing is downloaded: the time is that of copying, hashing and publishing.
+#[tokio::test]
+async fn a_copy_that_is_killed_at_any_point_is_made_anew() {
+    let model = tempfile::tempdir().unwrap();
+    std::fs::write(model.path().join("model.onnx"), graph()).unwrap();
+    std::fs::write(model.path().join("weights.bin"), vec![7; 32 << 20]).unwrap();
+    std::fs::write(model.path().join("tokenizer.json"), b"{}").unwrap();
+    let (source, reference) = (model.path().to_str().unwrap(), tempfile::tempdir().unwrap());
+    let began = Instant::now();
+    let whole = fetched(&run(fetch(reference.path(), source)).await);
+    let duration = began.elapsed();
+    for point in 1..=10 {
+        let cache = tempfile::tempdir().unwrap();
+        let mut child = fetch(cache.path(), source).spawn().unwrap();
+        tokio::time::sleep(duration * point / 10).await;
+        child.kill().unwrap();
+        ended(child).await;
+        assert_whole(cache.path());
+        let folder = fetched(&run(fetch(cache.path(), source)).await);
+        assert_eq!(folder.file_name(), whole.file_name());
+        assert_eq!(names(&cache.path().join("staging")), Vec::<String>::new(), "killed at {point} of 10");
     }
 }
 

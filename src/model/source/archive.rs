@@ -1,5 +1,5 @@
-//! Archives are refused, by name or by their first bytes: unpacking what strangers made is a risk that a list of files
-//! does not have.
+//! Archives are refused, by name or by their first bytes: unpacking what strangers made is a risk that a list
+//! of files does not have.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,8 +12,8 @@ const SUFFIXES: [&str; 12] = [
     ".tar", ".tar.gz", ".tgz", ".gz", ".zip", ".tar.bz2", ".bz2", ".tar.xz", ".xz", ".tar.zst", ".zst", ".7z",
 ];
 
-/// Beginnings of files: offset, bytes, what it is. None of them can begin an ONNX graph, whose first field is a number
-/// or a text with a small key.
+/// Beginnings of files: offset, bytes, what it is. None of them can begin an ONNX graph, whose first field is
+/// a number or a text with a small key.
 const MAGIC: [(usize, &[u8], &str); 6] = [
     (0, b"PK\x03\x04", "a zip archive"),
     (0, b"\x1f\x8b", "compressed with gzip"),

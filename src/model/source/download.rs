@@ -284,8 +284,8 @@ fn parse_range(range: &str) -> Option<(u64, Option<u64>)> {
     (first <= last && total.is_none_or(|total| last < total)).then_some((first, total))
 }
 
-/// What the bytes of this answer are a version of: the server's name for it, else the announced hash, by which bytes may
-/// be resumed too, because the whole is checked against it.
+/// What the bytes of this answer are a version of: the server's name for it, else the announced hash, by
+/// which bytes may be resumed too, because the whole is checked against it.
 fn version(file: &RemoteFile<'_>, headers: &HeaderMap) -> Option<String> {
     let strong = validator(headers).filter(|validator| !validator.starts_with("W/"));
     strong.or_else(|| file.sha256.map(|sha256| format!("{HASH}{sha256}"))).or_else(|| validator(headers))

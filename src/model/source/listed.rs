@@ -1,8 +1,9 @@
-//! Sources that list their files with sizes and hashes before the first byte: a `manifest.json` behind an address, and
-//! OCI artifacts. Their files are kept in `{download_cache}/{first 16 digits of the digest}/{name}`.
+//! Sources that list their files with sizes and hashes before the first byte: a `manifest.json` behind an
+//! address, and OCI artifacts. Their files are kept in `{download_cache}/{first 16 digits of the
+//! digest}/{name}`.
 //!
 //! ```text
-//! Source ─▶ Listing (what to fetch, checked) ─▶ each file by its sha256, resumed ─▶ manifest.json ─▶ ListedFiles
+//! Source ─▶ Listing (checked) ─▶ each file by its sha256, resumed ─▶ manifest.json ─▶ ListedFiles
 //! ```
 
 use std::fs;

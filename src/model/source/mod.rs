@@ -184,8 +184,8 @@ impl Fetcher {
         }
     }
 
-    /// All files of a source that lists them with their hashes (a `manifest.json` behind an address, an OCI artifact);
-    /// `None` for any other source.
+    /// All files of a source that lists them with their hashes (a `manifest.json` behind an address, an OCI
+    /// artifact); `None` for any other source.
     ///
     /// # Errors
     /// See [`FetchError`]; nothing is fetched when the list is not the wished one.

@@ -7,8 +7,8 @@
 //! layers: title → name, size, digest ─▶ Listing, whose files are /v2/{repository}/blobs/{digest}
 //! ```
 //!
-//! Every request, the one to the realm too, passes the guard; a token goes to the registry alone and not along with a
-//! redirect to another host.
+//! Every request, the one to the realm too, passes the guard; a token goes to the registry alone and not
+//! along with a redirect to another host.
 //!
 //! From: OCI distribution specification 1.1 ("Pull"), OCI image specification 1.1 (manifest, annotations), the token
 //! authentication of the Distribution registry.

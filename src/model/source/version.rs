@@ -21,8 +21,8 @@ impl Fetcher {
         Ok(matches!(self.resolve(source)?, Resolved::Listed(_)))
     }
 
-    /// The version that `graph` belongs to, which [`Self::model_files`] gave for `source`; `None` for paths, and where
-    /// nobody told.
+    /// The version that `graph` belongs to, which [`Self::model_files`] gave for `source`; `None` for paths,
+    /// and where nobody told.
     pub(in crate::model) async fn version_of(&self, source: &Source, graph: &Path) -> Option<Version> {
         let progress = Progress::default();
         match self.resolve(source).ok()? {

@@ -1,9 +1,9 @@
 //! What to serve and where it comes from: values that are parsed once and cannot be wrong afterwards.
 //!
-//! First stop of a model on its way into the process: settings hand over a string, [`Source`] is what the rest of
-//! the code sees. Nothing in here touches the network; only [`Source::parse_tokenizer`] looks at the file system.
-//! No value in here ever prints a secret: the query of a URL (it may hold a signature) is left out of `Display` and
-//! `Debug`.
+//! First stop of a model on its way into the process: settings hand over a string, [`Source`] is what the
+//! rest of the code sees. Nothing in here touches the network; only [`Source::parse_tokenizer`] looks at the
+//! file system. No value in here ever prints a secret: the query of a URL (it may hold a signature) is left
+//! out of `Display` and `Debug`.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,8 @@ use url::Url;
 use super::oci::OciSource;
 
 /// The forms [`Source`] accepts, for error messages.
-const ACCEPTED: &str = "a path (/models/chat), an http or https URL of a file, hf://owner/repository[@revision][/path], or \
+const ACCEPTED: &str = "a path (/models/chat), an http or https URL of a file, \
+     hf://owner/repository[@revision][/path], or \
      oci://registry/repository[:tag][@sha256:…]";
 
 /// The revision of a hub repository when none is named.
@@ -31,7 +32,8 @@ pub const DEFAULT_HUB_ENDPOINT: &str = "https://huggingface.co";
 pub enum Source {
     /// A file or folder of this machine.
     Path(PathBuf),
-    /// One file behind an http or https address; `…/manifest.json` and `…/` name all files of a model's manifest.
+    /// One file behind an http or https address; `…/manifest.json` and `…/` name all files of a model's
+    /// manifest.
     Url(HttpUrl),
     /// A file, a folder or the whole of a repository on the hub.
     Hub(HubSource),
@@ -105,8 +107,8 @@ pub enum SourceError {
 impl Source {
     /// Reads a source as written in the environment or on the command line.
     ///
-    /// An address `https://huggingface.co/{repository}/resolve/{revision}/{path}` becomes a [`Source::Hub`], so that
-    /// the configured endpoint, the token and the hub's cache apply to it.
+    /// An address `https://huggingface.co/{repository}/resolve/{revision}/{path}` becomes a [`Source::Hub`],
+    /// so that the configured endpoint, the token and the hub's cache apply to it.
     ///
     /// # Errors
     /// When `text` has none of the accepted forms.
@@ -142,8 +144,9 @@ impl Source {
         }
     }
 
-    /// Reads the tokenizer setting: everything [`Source::parse`] takes, and a bare hub id (`owner/repository`, or
-    /// `gpt2` for the old repositories without owner). A path that exists wins over a hub id of the same spelling.
+    /// Reads the tokenizer setting: everything [`Source::parse`] takes, and a bare hub id
+    /// (`owner/repository`, or `gpt2` for the old repositories without owner). A path that exists wins over a
+    /// hub id of the same spelling.
     ///
     /// # Errors
     /// As [`Source::parse`].

@@ -8,7 +8,8 @@ use crate::model::Reason;
 use crate::model::manifest::{Digest, ManifestError};
 use crate::model::source::FetchError;
 
-/// Why the files of a model could not be prepared. The text says what was attempted with what, and what to change.
+/// Why the files of a model could not be prepared. The text says what was attempted with what, and what to
+/// change.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
     /// The source.
@@ -69,7 +70,8 @@ pub enum PrepareError {
     },
     /// The cache folder cannot be used, or is full.
     #[error(
-        "failed to {action} {path}: the cache folder {folder} (INFERENCE_CACHE_DIR) must be a writable folder with free space"
+        "failed to {action} {path}: the cache folder {folder} (INFERENCE_CACHE_DIR) must be a writable folder with \
+         free space"
     )]
     Cache {
         /// What was attempted.
@@ -122,8 +124,8 @@ impl PrepareError {
         }
     }
 
-    /// Whether the same attempt fails again until somebody changes something. A file that is missing may be on a volume
-    /// that is mounted late.
+    /// Whether the same attempt fails again until somebody changes something. A file that is missing may be
+    /// on a volume that is mounted late.
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Fetch(error) => error.is_permanent(),

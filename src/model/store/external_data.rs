@@ -1,7 +1,8 @@
 //! Which files a graph keeps its weights in, read from the graph itself.
 //!
-//! Walks the messages that can hold a tensor and skips everything else by seeking, so that gigabytes of weights inside the
-//! file cost nothing. Knows no more of ONNX than where `TensorProto.external_data` can stand.
+//! Walks the messages that can hold a tensor and skips everything else by seeking, so that gigabytes of
+//! weights inside the file cost nothing. Knows no more of ONNX than where `TensorProto.external_data` can
+//! stand.
 //!
 //! From: `onnx.proto` (field numbers), the protocol buffers encoding (wire types).
 
@@ -94,7 +95,8 @@ impl Walk {
         Ok(())
     }
 
-    /// A field's number, whether it is length-delimited, and where its value ends; stands at the value afterwards.
+    /// A field's number, whether it is length-delimited, and where its value ends; stands at the value
+    /// afterwards.
     fn field(&mut self, limit: u64) -> io::Result<(u64, bool, u64)> {
         let key = self.varint()?;
         let end = match key & 7 {

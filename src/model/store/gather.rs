@@ -1,8 +1,9 @@
-//! From a source to the files that a model consists of: which, under which name, and where the fetch has left them.
+//! From a source to the files that a model consists of: which, under which name, and where the fetch has left
+//! them.
 //!
-//! Names are flat: `onnx/model.onnx` becomes `model.onnx`, whatever file is the tokenizer becomes `tokenizer.json`. A
-//! folder with a `manifest.json` consists of what that lists; of any other source come the graph, the files that it
-//! names for its weights, the tokenizer, and the JSON files that are read.
+//! Names are flat: `onnx/model.onnx` becomes `model.onnx`, whatever file is the tokenizer becomes
+//! `tokenizer.json`. A folder with a `manifest.json` consists of what that lists; of any other source come
+//! the graph, the files that it names for its weights, the tokenizer, and the JSON files that are read.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -123,7 +124,8 @@ pub(super) fn is_mutable(source: &Source) -> bool {
     }
 }
 
-/// The graph among the files of a manifest: the one that the source names, else one of the usual name, else the only one.
+/// The graph among the files of a manifest: the one that the source names, else one of the usual name, else
+/// the only one.
 pub(super) fn graph_name(manifest: &Manifest, source: &Source) -> Result<String, PrepareError> {
     let path = match source {
         Source::Path(path) => path.to_string_lossy().into_owned(),
@@ -141,8 +143,8 @@ pub(super) fn graph_name(manifest: &Manifest, source: &Source) -> Result<String,
     found.or(only).ok_or_else(|| PrepareError::Incomplete { wanted: "model.onnx", place: source.to_string() })
 }
 
-/// The manifest beside a graph; without one, that of the whole folder if it has the digest that is wanted, as for a folder
-/// that was listed elsewhere.
+/// The manifest beside a graph; without one, that of the whole folder if it has the digest that is wanted, as
+/// for a folder that was listed elsewhere.
 fn own_manifest(graph: &Path, expected: Option<&Digest>) -> Result<Option<OwnManifest>, PrepareError> {
     let folder = graph.parent().unwrap_or(Path::new("."));
     let Some((manifest, digest)) = Manifest::read(folder)? else {
@@ -157,7 +159,8 @@ fn own_manifest(graph: &Path, expected: Option<&Digest>) -> Result<Option<OwnMan
     Ok(Some(OwnManifest { manifest, digest, bytes }))
 }
 
-/// The names of the files that a graph keeps its weights in. What is used in place is judged when it is loaded.
+/// The names of the files that a graph keeps its weights in. What is used in place is judged when it is
+/// loaded.
 fn data_files(graph: &Path, in_place: bool) -> Result<Vec<String>, PrepareError> {
     let file = manifest::open_plain(&resolved(graph)?)?;
     let found = match external_data::locations(file) {

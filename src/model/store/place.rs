@@ -10,8 +10,8 @@
 //! locks/{digest}.use         shared by the processes that use a model; its time is that of the last use
 //! ```
 //!
-//! All locks are `flock`, which the kernel drops with the last process that has the file open. Locks are polled, because
-//! a thread that waits in the kernel could not be called back.
+//! All locks are `flock`, which the kernel drops with the last process that has the file open. Locks are
+//! polled, because a thread that waits in the kernel could not be called back.
 
 use std::fs::{self, File, TryLockError};
 use std::io;

@@ -3,11 +3,14 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::error::PrepareError;
 use super::place::{Place, remove_all};
 use crate::model::manifest::Digest;
+
+/// A download that nobody has gone on with for so long is not going to be.
+const OLDEST_DOWNLOAD: Duration = Duration::from_hours(7 * 24);
 
 /// A model in the store.
 struct Entry {
@@ -16,8 +19,8 @@ struct Entry {
     last_use: SystemTime,
 }
 
-/// Removes quarantined models, then others until at most `limit_bytes` are left; returns the bytes that are free now.
-/// Blocking.
+/// Removes quarantined models and abandoned downloads, then models until at most `limit_bytes` are left;
+/// returns the bytes that were freed. Blocking.
 pub(super) fn prune(place: &Place, limit_bytes: Option<u64>, keep: &[Digest]) -> Result<u64, PrepareError> {
     let quarantine = place.quarantine();
     let mut freed_bytes = 0;
@@ -25,6 +28,7 @@ pub(super) fn prune(place: &Place, limit_bytes: Option<u64>, keep: &[Digest]) ->
         freed_bytes += folders.flatten().map(|folder| bytes_in(&folder.path())).sum::<u64>();
         remove_all(&quarantine).map_err(place.failed("remove", &quarantine))?;
     }
+    freed_bytes += remove_abandoned(&place.downloads());
     let Some(limit_bytes) = limit_bytes else {
         return Ok(freed_bytes);
     };
@@ -42,6 +46,25 @@ pub(super) fn prune(place: &Place, limit_bytes: Option<u64>, keep: &[Digest]) ->
         }
     }
     Ok(freed_bytes)
+}
+
+/// Removes what has not been written for long from the download area. What cannot be removed harms nobody.
+fn remove_abandoned(downloads: &Path) -> u64 {
+    let is_old = |path: &Path| {
+        let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+        modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > OLDEST_DOWNLOAD)
+    };
+    let mut freed_bytes = 0;
+    for folder in fs::read_dir(downloads).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let files = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in files.filter(|path| is_old(path)) {
+            let bytes = path.metadata().map_or(0, |metadata| metadata.len());
+            freed_bytes += if fs::remove_file(&path).is_ok() { bytes } else { 0 };
+        }
+        // Fails while anything is in it.
+        drop(fs::remove_dir(&folder));
+    }
+    freed_bytes
 }
 
 /// Removes a model unless somebody uses it.

@@ -1,7 +1,8 @@
-//! Gathered files to a model in the store: copied or moved into staging, hashed, listed, made durable, renamed.
+//! Gathered files to a model in the store: copied or moved into staging, hashed, listed, made durable,
+//! renamed.
 //!
-//! Files of our own download area are moved, and only after everything else has been done, so that a process that dies
-//! leaves them where the next one finds them. Everything in here blocks.
+//! Files of our own download area are moved, and only after everything else has been done, so that a process
+//! that dies leaves them where the next one finds them. Everything in here blocks.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -61,7 +62,8 @@ pub(super) fn stage(
     }
     let (_, digest, manifest_bytes) = match checked(files, gathered) {
         Err(error @ PrepareError::Manifest(ManifestError::Mismatch { .. })) => {
-            // What we have downloaded ourselves and is not what it should be is of no use to the next attempt.
+            // What we have downloaded ourselves and is not what it should be is of no use to the next
+            // attempt.
             for (_, path) in &downloads {
                 drop(remove_all(path));
             }
@@ -114,8 +116,8 @@ fn forget(download: &Path) {
     }
 }
 
-/// Checks hashed files against the manifest that came with them, and makes one if that does not list them all: manifest,
-/// digest, and its bytes.
+/// Checks hashed files against the manifest that came with them, and makes one if that does not list them
+/// all: manifest, digest, and its bytes.
 fn checked(
     files: Vec<ManifestFile>,
     gathered: &Gathered,

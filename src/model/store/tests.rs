@@ -1,5 +1,5 @@
-//! The store against folders, servers that misbehave, damage, and other processes (which are other stores on the same
-//! folder: locks do not tell them apart).
+//! The store against folders, servers that misbehave, damage, and other processes (which are other stores on
+//! the same folder: locks do not tell them apart).
 
 mod locks;
 mod paths;

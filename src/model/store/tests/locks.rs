@@ -102,6 +102,21 @@ async fn room_is_made_by_age_and_what_is_kept_or_used_stays() {
 }
 
 #[tokio::test]
+async fn downloads_that_nobody_goes_on_with_are_removed() {
+    let bench = Bench::new();
+    let downloads = bench.cache().join("downloads");
+    for (name, days) in [("old", 8), ("new", 1)] {
+        let path = downloads.join(name).join("model.onnx.partial");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, [0; 100]).unwrap();
+        let file = fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_hours(24 * days)).unwrap();
+    }
+    assert_eq!(bench.store().prune(&[]).await.unwrap(), 100);
+    assert_eq!(bench.names("downloads"), ["new"]);
+}
+
+#[tokio::test]
 async fn a_cache_folder_that_cannot_be_used_is_named_with_its_setting() {
     let bench = Bench::new();
     let model = bench.model("chat");
