@@ -8,7 +8,7 @@ VENV_PYTHON = prepared/venv/bin/python
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-tests build run fmt lint doc test bench bench-quick clean
+.PHONY: help prepare prepare-tests build run fmt lint doc test bench bench-quick soak clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,10 @@ test: prepare-tests lint ## Run every test (this is what CI runs)
 
 bench: prepare ## Measure against other engines and write BENCHMARKS.md (about 40 minutes, idle machine)
 	$(PYTHON) scripts/bench/suite.py
+
+soak: build prepare-tests ## Swap two real models 500 times under load (SOAK_SWAPS=N for less; most of an hour)
+	SOAK_EXECUTABLE=$(CURDIR)/target/release/inference-gateway \
+	$(CARGO) test --locked --test integration soak::five_hundred -- --ignored --nocapture
 
 bench-quick: prepare prepare-tests ## Measure one stream against the same loop written directly on ONNX Runtime
 	$(VENV_PYTHON) scripts/bench/compare.py --model $(MODEL_PATH)

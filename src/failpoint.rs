@@ -26,6 +26,11 @@ mod faults {
         fail::eval(name, |action| act(action.as_deref().unwrap_or_default())).unwrap_or_default();
     }
 
+    /// Whether `return(action)` was asked for at this point, for faults that the place itself has to commit.
+    pub fn is(name: &str, action: &str) -> bool {
+        fail::eval(name, |asked| asked.as_deref() == Some(action)).unwrap_or(false)
+    }
+
     #[expect(clippy::panic, reason = "a fault that does not exist is a mistake of the test")]
     fn act(action: &str) {
         use rustix::process::{Signal, getpid, kill_process};
@@ -73,6 +78,11 @@ mod faults {
 
     /// Nothing.
     pub fn at(_name: &str) {}
+
+    /// Never.
+    pub fn is(_name: &str, _action: &str) -> bool {
+        false
+    }
 }
 
-pub use faults::{asked, at, start};
+pub use faults::{asked, at, is, start};

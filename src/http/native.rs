@@ -26,6 +26,7 @@ use super::error::ApiError;
 use super::request_id::RequestId;
 use super::{Api, json, sse};
 use crate::engine::{Sampling, TokenId};
+use crate::failpoint;
 use crate::generate::{self, Delta, EndReason, Generation, Input};
 
 /// Largest seed that is made: JSON numbers above it lose digits in some clients.
@@ -104,6 +105,9 @@ struct Metadata {
     prompt_token_ids: Option<Vec<TokenId>>,
 }
 
+/// Long enough for a swap to come between two looks.
+const MIX_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// What the answer needs to know of the request.
 struct Answer {
     started: Instant,
@@ -134,8 +138,13 @@ async fn answer(
     started: Instant,
 ) -> Result<Response, ApiError> {
     let request: NativeRequest = json::read(request.into_body(), api.limits.body_bytes).await?;
-    let model = api.registry.pin(request.model.as_deref(), api.limits.request_timeout).await?;
+    let mut model = api.registry.pin(request.model.as_deref(), api.limits.request_timeout).await?;
     let revision = HeaderValue::from_str(&model.revision).expect("a revision is hexadecimal");
+    if failpoint::is("in-answer", "mix") {
+        // The fault that a second look at the registry would be.
+        tokio::time::sleep(MIX_PAUSE).await;
+        model = api.registry.pin(request.model.as_deref(), api.limits.request_timeout).await?;
+    }
     let stream = request.stream.unwrap_or(false);
     let (mut input, answer) = parse(request, model.engine.geometry().vocabulary_size, started)?;
     input.timeout = Some(model.live().request_timeout.saturating_sub(started.elapsed()));

@@ -7,6 +7,7 @@ use std::thread;
 use tokio::sync::watch;
 
 use crate::engine::Engine;
+use crate::failpoint;
 use crate::memory;
 
 /// Handle to the thread, which ends with the last handle.
@@ -27,6 +28,11 @@ impl Reaper {
         let (sender, bodies) = mpsc::channel::<Body>();
         thread::Builder::new().name("reaper".to_owned()).spawn(move || {
             for Body { engine, freed } in bodies {
+                if failpoint::is("in-reaper", "leak") {
+                    std::mem::forget(engine);
+                    freed.send_replace(true);
+                    continue;
+                }
                 // Joins the engine's thread, which owns the session and the caches.
                 engine.stop();
                 drop(engine);

@@ -1,7 +1,8 @@
 //! The steps that bring a model into memory, each by itself: fetch, load, warm. The keeper puts them in order.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -37,6 +38,8 @@ pub struct Workshop {
     reaper: Reaper,
     /// One model at a time is brought into memory: what is free is known only then.
     loading: Arc<Semaphore>,
+    /// Memory that loading takes, of revisions that this process has tried, by revision and digest.
+    tried: Arc<Mutex<BTreeMap<(String, String), u64>>>,
 }
 
 /// How models are tried before they are loaded.
@@ -122,6 +125,7 @@ impl Workshop {
             trial: Arc::new(trial),
             reaper,
             loading,
+            tried: Arc::default(),
         })
     }
 
@@ -131,6 +135,14 @@ impl Workshop {
     /// loaded: the keeper decides whether it may come that far.
     pub(super) async fn verify(&self, target: &Target, prepared: &Prepared) -> Result<u64, AttemptError> {
         let started = Instant::now();
+        let probes = format!("{:?}", target.verify);
+        let what = prepared
+            .digest
+            .as_ref()
+            .map(|digest| (format!("{}{probes}", target.revision), digest.to_string()));
+        if let Some(known) = what.as_ref().and_then(|what| self.tried().get(what).copied()) {
+            return Ok(target.memory_bytes.unwrap_or(known));
+        }
         let request = VerifyRequest {
             name: target.key.clone(),
             graph: absolute(&prepared.graph)?,
@@ -144,6 +156,7 @@ impl Workshop {
             .await
             .map_err(|_panicked| AttemptError::Lost)??;
         let needed_bytes = match target.verify.isolation {
+            // The probes are run once it is loaded.
             Isolation::InProcess => files.memory_estimate_bytes,
             Isolation::Subprocess => {
                 let _turn = self.turn().await;
@@ -151,12 +164,23 @@ impl Workshop {
                     Some(free_bytes) if files.memory_estimate_bytes > free_bytes => {
                         files.memory_estimate_bytes
                     }
-                    free_bytes => self.try_in_child(&request, free_bytes).await?.peak_bytes,
+                    free_bytes => {
+                        let report = self.try_in_child(&request, free_bytes).await?;
+                        if let Some(what) = what {
+                            self.tried().insert(what, report.peak_bytes);
+                        }
+                        report.peak_bytes
+                    }
                 }
             }
         };
         self.finish_phase(&target.key, LoadPhase::Verify, started);
         Ok(target.memory_bytes.unwrap_or(needed_bytes))
+    }
+
+    fn tried(&self) -> MutexGuard<'_, BTreeMap<(String, String), u64>> {
+        // Plain numbers are whole whatever happened to another holder.
+        self.tried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn try_in_child(

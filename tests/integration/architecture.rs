@@ -14,7 +14,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("app", &["config", "engine", "http", "memory", "metrics", "model", "models_file", "shutdown"]),
     ("models_file", &["metrics", "model", "shutdown"]),
     ("config", &["model", "telemetry"]),
-    ("http", &["engine", "generate", "metrics", "model", "openmetrics", "shutdown"]),
+    ("http", &["engine", "failpoint", "generate", "metrics", "model", "openmetrics", "shutdown"]),
     ("generate", &["engine", "metrics", "model", "text"]),
     ("model", &["engine", "failpoint", "memory", "metrics", "text"]),
     ("engine", &["failpoint", "memory", "metrics"]),

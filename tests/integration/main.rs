@@ -21,6 +21,7 @@ mod native;
 mod probes;
 mod seeds;
 mod shutdown;
+mod soak;
 mod sources;
 mod store;
 mod streaming;
