@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::config::{EngineSettings, Settings, SourceSettings};
 use crate::engine::ort::library::{self, Search};
 use crate::engine::ort::{Runtime, RuntimeOptions};
-use crate::http::{self, Api, CountedListener, HttpLimits};
+use crate::http::{self, Admin, Api, CountedListener, HttpLimits, ListedIn};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::model::manifest::{Digest, Manifest};
@@ -28,6 +28,7 @@ use crate::model::{
 };
 use crate::models_file::{FileStatus, ModelsFile};
 use crate::shutdown::{Phase, ReloadHandle, ReloadRequests, StopRequests, Tasks};
+use crate::telemetry::LogControl;
 
 /// Time for a connection to the hub or another server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,6 +45,8 @@ pub struct Listeners {
     pub api: TcpListener,
     /// Probes and metrics alone.
     pub ops: TcpListener,
+    /// For those who run the gateway.
+    pub admin: TcpListener,
 }
 
 impl Listeners {
@@ -55,6 +58,7 @@ impl Listeners {
         Ok(Self {
             api: bind(settings.listen.listen_address, "INFERENCE_LISTEN_ADDRESS").await?,
             ops: bind(settings.listen.ops_address, "INFERENCE_OPS_ADDRESS").await?,
+            admin: bind(settings.listen.admin_address, "INFERENCE_ADMIN_ADDRESS").await?,
         })
     }
 }
@@ -73,6 +77,8 @@ pub struct Requests {
     pub reload: ReloadRequests,
     /// The other end of `reload`, for the admin listener.
     pub reload_handle: ReloadHandle,
+    /// What is logged, where that is this program's to change.
+    pub log: Option<LogControl>,
 }
 
 /// Serves until told to stop, and then until everything has ended.
@@ -80,7 +86,7 @@ pub struct Requests {
 /// # Errors
 /// The ONNX Runtime library cannot be used, or an engine has died.
 pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -> anyhow::Result<()> {
-    let Requests { stop, reload, reload_handle: _ } = requests;
+    let Requests { stop, reload, reload_handle, log } = requests;
     let metrics = Arc::new(Metrics::new());
     let registry = Arc::new(Registry::default());
     let (phase, phase_seen) = watch::channel(Phase::Serving);
@@ -93,7 +99,7 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
         Arc::clone(&metrics),
         (StateFolder::open(settings.sources.state_folder()), trial(&settings)?),
     )?;
-    let (fleet, _commands) = Fleet::new(workshop, defaults.clone());
+    let (fleet, commands) = Fleet::new(workshop, defaults.clone());
     let wanted = target.map(|target| Desired::from([(target.key.clone(), Arc::new(target))]));
     let (desired, desired_seen) = watch::channel(wanted);
     let file_status = Arc::new(FileStatus::default());
@@ -103,6 +109,17 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
         metrics: Arc::clone(&metrics),
         desired: desired.clone(),
         status: Arc::clone(&file_status),
+    });
+    let admin = Arc::new(Admin {
+        registry: Arc::clone(&registry),
+        fleet: commands,
+        models_file: settings.model.models_file.clone().map(|path| ListedIn {
+            path,
+            status: Arc::clone(&file_status),
+            reload: reload_handle,
+        }),
+        log,
+        memory_limit: settings.engine.memory_limit,
     });
     let api = Arc::new(Api {
         registry: Arc::clone(&registry),
@@ -118,10 +135,11 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
 
     let (api_tasks, ops_tasks) = (Tasks::default(), Tasks::default());
     let api_listener = CountedListener::new(listeners.api, metrics);
-    tracing::info!(api = %api_listener.local_addr()?, ops = %listeners.ops.local_addr()?, "listening");
+    tracing::info!(api = %api_listener.local_addr()?, ops = %listeners.ops.local_addr()?, admin = %listeners.admin.local_addr()?, "listening");
     api_tasks.spawn(serve(api_listener, http::api_router(&api), phase_seen.clone(), Phase::Draining));
     // Probes and scrapes are answered until the very end.
-    ops_tasks.spawn(serve(listeners.ops, http::ops_router(&api), phase_seen, Phase::Aborting));
+    ops_tasks.spawn(serve(listeners.ops, http::ops_router(&api), phase_seen.clone(), Phase::Aborting));
+    ops_tasks.spawn(serve(listeners.admin, http::admin_router(&admin), phase_seen, Phase::Aborting));
 
     let outcome = tokio::select! {
         () = wait_for_stop(stop.clone()) => Ok(()),

@@ -117,10 +117,15 @@ fn chosen(matches: &ArgMatches) -> (Option<&str>, &ArgMatches) {
 }
 
 fn serve(settings: Settings) -> anyhow::Result<()> {
-    telemetry::init(&settings.log.log_filter, settings.log.log_format)?;
+    let log = telemetry::init(&settings.log.log_filter, settings.log.log_format)?;
     let (stop, stop_requests) = shutdown::stop_requests();
     let (reload, reload_requests) = shutdown::reload_requests();
-    let requests = Requests { stop: stop_requests, reload: reload_requests, reload_handle: reload.clone() };
+    let requests = Requests {
+        stop: stop_requests,
+        reload: reload_requests,
+        reload_handle: reload.clone(),
+        log: Some(log),
+    };
     let _signals = SignalThread::start(stop, reload).context("failed to handle signals")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -61,6 +61,9 @@ pub struct ListenSettings {
     /// Address for probes and metrics alone, so that load on the API cannot fail them.
     #[arg(long, env = "INFERENCE_OPS_ADDRESS", default_value = "0.0.0.0:3001", value_name = "ADDRESS")]
     pub ops_address: SocketAddr,
+    /// Address for those who run the gateway: state of the models, reload, retry, log filter. There is no password.
+    #[arg(long, env = "INFERENCE_ADMIN_ADDRESS", default_value = "127.0.0.1:3002", value_name = "ADDRESS")]
+    pub admin_address: SocketAddr,
     /// Time after which a generation fails if it has not ended, the wait in the queue included.
     #[arg(long, env = "INFERENCE_REQUEST_TIMEOUT", default_value = "10m", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub request_timeout: Duration,

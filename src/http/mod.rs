@@ -1,5 +1,6 @@
 //! HTTP: wire formats and nothing else. Knows no Kubernetes and no ONNX Runtime.
 
+mod admin;
 mod connections;
 mod error;
 mod json;
@@ -22,6 +23,7 @@ use axum::routing::{get, post};
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub use admin::{Admin, ListedIn, admin_router};
 pub use connections::CountedListener;
 
 use crate::metrics::Metrics;

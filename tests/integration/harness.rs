@@ -20,6 +20,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct Gateway {
     pub(crate) api: SocketAddr,
     pub(crate) ops: SocketAddr,
+    pub(crate) admin: SocketAddr,
     pub(crate) client: reqwest::Client,
     stop: StopHandle,
     reload: ReloadHandle,
@@ -92,14 +93,20 @@ impl Gateway {
         let listeners = Listeners {
             api: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             ops: TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            admin: TcpListener::bind("127.0.0.1:0").await.unwrap(),
         };
+        let admin = listeners.admin.local_addr().unwrap();
         let (api, ops) = (listeners.api.local_addr().unwrap(), listeners.ops.local_addr().unwrap());
         let (stop, stop_requests) = stop_requests();
         let (reload, reload_requests) = reload_requests();
-        let requests =
-            Requests { stop: stop_requests, reload: reload_requests, reload_handle: reload.clone() };
+        let requests = Requests {
+            stop: stop_requests,
+            reload: reload_requests,
+            reload_handle: reload.clone(),
+            log: None,
+        };
         let task = spawn(app::run(settings, listeners, requests));
-        Self { api, ops, client: client(), stop, reload, task, _state: state }
+        Self { api, ops, admin, client: client(), stop, reload, task, _state: state }
     }
 
     /// Waits for `/readyz` to say 200; fails at once when the model has failed for good.

@@ -1,0 +1,107 @@
+//! The status page: one table, nothing from elsewhere, fresh every few seconds.
+
+use std::fmt::Write;
+
+use super::view::{LoadedView, ModelView, View};
+
+const HEAD: &str = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta http-equiv=\"refresh\" content=\"3\">\n\
+    <title>Inference Gateway</title>\n<style>\
+    body{font:15px/1.5 system-ui,sans-serif;margin:2rem;color:#222;background:#fff}\
+    table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.4rem .8rem;\
+    border-bottom:1px solid #ddd}code{font-size:90%}.ready{color:#07640a}.failed{color:#a40000}.wrong{color:#a40000}\
+    </style>\n<h1>Inference Gateway</h1>\n";
+
+/// The page.
+pub(super) fn render(view: &View) -> String {
+    let mut page = HEAD.to_owned();
+    page.push_str("<table>\n<tr><th>Model<th>State<th>Answers<th>Also loaded<th>Message\n");
+    for model in &view.models {
+        row(&mut page, model);
+    }
+    page.push_str("</table>\n");
+    if view.models.is_empty() {
+        page.push_str("<p>No models are served.\n");
+    }
+    if let Some(file) = &view.models_file {
+        let applied = file.applied_at.as_deref().unwrap_or("never");
+        put(&mut page, format_args!("<p>List: <code>{}</code>, applied {applied}\n", escaped(&file.path)));
+        if let Some(error) = &file.error {
+            put(&mut page, format_args!("<p class=\"wrong\">{}\n", escaped(error)));
+        }
+    }
+    let megabytes = |bytes: Option<u64>| bytes.map_or("?".to_owned(), |bytes| (bytes >> 20).to_string());
+    let (used, free) = (megabytes(view.memory.resident_bytes), megabytes(view.memory.free_bytes));
+    put(&mut page, format_args!("<p>Memory: {used} MiB in use, {free} MiB free\n</html>\n"));
+    page
+}
+
+fn row(page: &mut String, model: &ModelView) {
+    let names: Vec<String> =
+        model.names.iter().map(|name| format!("<code>{}</code>", escaped(name))).collect();
+    let loaded = |loaded: &LoadedView| {
+        let megabytes = loaded.memory_bytes >> 20;
+        format!(
+            "<code>{}</code> {megabytes} MiB, {} requests",
+            escaped(&loaded.revision),
+            loaded.requests_in_flight
+        )
+    };
+    let serving = model.serving.as_ref().map_or("nothing".to_owned(), loaded);
+    let going: Vec<String> = model.going.iter().map(loaded).collect();
+    let state = model.state;
+    put(
+        page,
+        format_args!(
+            "<tr><td>{}<td class=\"{state}\">{state} <code>{}</code>",
+            names.join(" "),
+            escaped(&model.revision)
+        ),
+    );
+    put(page, format_args!("<td>{serving}<td>{}<td>{}", going.join("<br>"), escaped(&model.message)));
+    if let Some(download) = &model.download {
+        let total = download.total_bytes.map_or(String::new(), |total| format!(" of {}", total >> 20));
+        let done = download.done_bytes >> 20;
+        put(page, format_args!(" {} {done}{total} MiB", escaped(&download.file)));
+    }
+    if let Some(failure) = &model.last_failure {
+        let (revision, message) = (escaped(&failure.revision), escaped(&failure.message));
+        put(
+            page,
+            format_args!(
+                "<br>last failure {} <code>{revision}</code> {}: {message}",
+                failure.at, failure.reason
+            ),
+        );
+    }
+    page.push('\n');
+}
+
+fn put(page: &mut String, text: std::fmt::Arguments<'_>) {
+    page.write_fmt(text).expect("a string takes all that is written");
+}
+
+/// Text that means itself in HTML, between tags and in quotes.
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            other => safe.push(other),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_from_outside_is_text() {
+        assert_eq!(escaped("<script>'\"&"), "&lt;script&gt;&#39;&quot;&amp;");
+    }
+}
