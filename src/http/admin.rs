@@ -123,33 +123,25 @@ fn find(admin: &Admin, name: &str) -> Result<(ModelName, bool), ApiError> {
     let found = all
         .iter()
         .find(|model| model.key.as_str() == name || model.names.iter().any(|other| other.as_str() == name));
-    match found {
-        Some(model) => {
-            let waits = model.status.last_failure.as_ref();
-            let waits = waits.is_some_and(|failure| failure.revision == model.status.revision);
-            Ok((model.key.clone(), waits || model.status.state == ModelState::Failed))
-        }
-        None => {
-            let known: Vec<&str> = all.iter().map(|model| model.key.as_str()).collect();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            let name = name.escape_debug();
-            let message = format!("there is no model `{name}`; there are: {known}");
-            Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message))
-        }
-    }
+    let Some(model) = found else {
+        let known: Vec<&str> = all.iter().map(|model| model.key.as_str()).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let message = format!("there is no model `{}`; there are: {known}", name.escape_debug());
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "model_not_found", message));
+    };
+    let waits = model.status.last_failure.as_ref();
+    let waits = waits.is_some_and(|failure| failure.revision == model.status.revision);
+    Ok((model.key.clone(), waits || model.status.state == ModelState::Failed))
 }
 
 async fn reload_list(State(admin): State<Arc<Admin>>, headers: HeaderMap) -> Response {
-    match &admin.models_file {
-        Some(file) => {
-            file.reload.reload();
-            accepted("the list of models is read again")
-        }
-        None => {
-            let message = "there is no list of models to read: INFERENCE_MODELS_FILE is not set";
-            ApiError::new(StatusCode::CONFLICT, "no_models_file", message).respond(&RequestId::of(&headers))
-        }
-    }
+    let Some(file) = &admin.models_file else {
+        let message = "there is no list of models to read: INFERENCE_MODELS_FILE is not set";
+        return ApiError::new(StatusCode::CONFLICT, "no_models_file", message)
+            .respond(&RequestId::of(&headers));
+    };
+    file.reload.reload();
+    accepted("the list of models is read again")
 }
 
 async fn log_filter(State(admin): State<Arc<Admin>>) -> Response {
@@ -201,7 +193,8 @@ async fn wrong_method(headers: HeaderMap, method: Method) -> Response {
 async fn refuse_other_sites(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
-    let host = text(header::HOST).or_else(|| request.uri().authority().map(|authority| authority.as_str()));
+    let host =
+        text(header::HOST).or_else(|| request.uri().authority().map(axum::http::uri::Authority::as_str));
     let origin = text(header::ORIGIN);
     let foreign_host = host.is_some_and(|host| !is_local_or_address(host));
     let foreign_origin = origin.is_some_and(|origin| origin.split_once("://").map(|(_, rest)| rest) != host);

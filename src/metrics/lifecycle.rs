@@ -176,8 +176,9 @@ impl super::Metrics {
         for family in self.lifecycle.info.collect() {
             for metric in family.get_metric() {
                 let labels = metric.get_label();
-                let value =
-                    |name| labels.iter().find(|label| label.name() == name).map(|label| label.value());
+                let value = |name| {
+                    labels.iter().find(|label| label.name() == name).map(prometheus::proto::LabelPair::value)
+                };
                 if let (Some(of), Some(revision)) = (value("model"), value("revision"))
                     && of == model
                 {

@@ -53,6 +53,8 @@ pub fn parse_documents(bytes: &[u8], defaults: &Defaults) -> Result<Desired, Doc
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
     use crate::model::target::tests::defaults;
 
@@ -97,9 +99,8 @@ mod tests {
         for (name, of) in
             ["b", "c", "d", "e", "f", "g", "h", "i"].iter().zip(["a", "b", "c", "d", "e", "f", "g", "h"])
         {
-            text.push_str(&format!(
-                "{name}: &{name} [*{of}, *{of}, *{of}, *{of}, *{of}, *{of}, *{of}, *{of}, *{of}]\n"
-            ));
+            let nine = vec![format!("*{of}"); 9].join(", ");
+            writeln!(text, "{name}: &{name} [{nine}]").unwrap();
         }
         assert!(parse(&text).is_err());
         let list = format!("- name: a\n  spec: {{source: {{path: a}}, aliases: [{}]}}", "*x, ".repeat(9));

@@ -33,6 +33,7 @@ impl Drains {
     }
 
     /// Gives up the keeper's hold on a revision: from now on only requests hold it.
+    #[expect(clippy::needless_pass_by_value, reason = "the hold is given up here")]
     pub(super) fn begin(&mut self, model: Arc<LoadedModel>, rollout: &RolloutSpec) {
         let began = Instant::now();
         let allowed = Duration::from_secs(rollout.drain_seconds.into());

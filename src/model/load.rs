@@ -202,7 +202,7 @@ pub(super) fn open(runtime: &Runtime, request: LoadRequest) -> Result<Opened, Lo
     if limits.draft_tokens > 0 && !backend.geometry().verifies_drafts {
         tracing::warn!(%model, "this kind of graph cannot verify drafts: INFERENCE_SPECULATIVE_TOKENS has no effect");
     }
-    Ok(Opened { tokenizer, end_tokens, backend, request })
+    Ok(Opened { request, tokenizer, end_tokens, backend })
 }
 
 /// Starts the engine of an opened model. Its thread inherits the priority of the calling one.

@@ -6,6 +6,7 @@ use super::Target;
 
 /// What is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "observations that are true or not, each for itself")]
 pub(super) struct Observed {
     /// The revision that answers.
     pub(super) serving: Option<String>,

@@ -12,6 +12,7 @@ pub(super) enum Way {
 }
 
 /// There is not enough memory.
+#[expect(clippy::struct_field_names, reason = "the unit is part of each name")]
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "loading needs about {needed_bytes} bytes and {free_bytes} are free{}: give the gateway more memory, or serve less \
@@ -41,14 +42,13 @@ pub(super) fn decide(
     let free = free_bytes.unwrap_or(u64::MAX);
     let beside = needed_bytes <= free;
     let instead = needed_bytes <= free.saturating_add(serving_bytes) && serving_bytes > 0;
-    match policy {
-        SwapPolicy::Auto | SwapPolicy::LoadBeforeUnload if beside => Ok(Way::Beside),
-        SwapPolicy::UnloadBeforeLoad if instead => Ok(Way::Instead),
-        SwapPolicy::UnloadBeforeLoad if beside => Ok(Way::Beside),
-        SwapPolicy::Auto | SwapPolicy::LoadBeforeUnload | SwapPolicy::UnloadBeforeLoad => {
-            Err(InsufficientMemory { needed_bytes, free_bytes: free, serving_bytes })
-        }
+    if policy == SwapPolicy::UnloadBeforeLoad && instead {
+        return Ok(Way::Instead);
     }
+    if beside {
+        return Ok(Way::Beside);
+    }
+    Err(InsufficientMemory { needed_bytes, free_bytes: free, serving_bytes })
 }
 
 #[cfg(test)]

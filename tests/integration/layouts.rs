@@ -204,5 +204,5 @@ async fn graphs_in_onnx_runtimes_own_format_are_served() {
     gives_what_its_sibling_gives(graph.to_str().unwrap(), "llama").await;
     std::fs::write(&graph, b"<html>not found</html>").unwrap();
     let reason = refusal(folder.path()).await;
-    assert!(reason.contains("model.ort is not a usable ONNX file"), "{reason}");
+    assert!(reason.contains("model.ort cannot be loaded: it is an HTML page"), "{reason}");
 }

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod adapters;
+mod admin;
 mod architecture;
 mod batching;
 mod cancellation;
@@ -13,6 +14,7 @@ mod cli;
 mod company;
 mod exactness;
 mod fairness;
+mod faults;
 mod golden;
 mod harness;
 mod layouts;

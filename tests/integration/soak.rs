@@ -4,6 +4,12 @@
 //! `make soak` runs 500 swaps between two real models with the release build; here the same is done with fewer and tiny ones,
 //! and builds that leak or mix must not pass.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "`make soak` sets variables and reads what it prints"
+)]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -25,27 +31,32 @@ const CLIENTS: usize = 4;
 const SETTLED: usize = 5;
 
 /// A gateway in a process of its own.
-struct Process {
-    child: Child,
-    api: String,
-    ops: String,
-    client: reqwest::Client,
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) api: String,
+    pub(crate) ops: String,
+    pub(crate) client: reqwest::Client,
     /// Cache, state and the list of models.
-    folder: tempfile::TempDir,
+    pub(crate) folder: Arc<tempfile::TempDir>,
 }
 
 /// What the operating system says of a process.
 #[derive(Debug, Clone, Copy)]
-struct Usage {
+pub(crate) struct Usage {
     resident_bytes: u64,
     threads: usize,
     files: usize,
 }
 
 impl Process {
-    async fn start(faults: &str) -> Self {
+    pub(crate) fn start(faults: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("models.yaml"), "[]").unwrap();
+        Self::start_in(Arc::new(folder), faults)
+    }
+
+    /// Starts with the list, the cache and the state of an earlier process.
+    pub(crate) fn start_in(folder: Arc<tempfile::TempDir>, faults: &str) -> Self {
         let executable = std::env::var("SOAK_EXECUTABLE")
             .unwrap_or_else(|_| env!("CARGO_BIN_EXE_inference-gateway").to_owned());
         let mut child = Command::new(executable)
@@ -54,6 +65,7 @@ impl Process {
             .arg(format!("--models-file={}", folder.path().join("models.yaml").display()))
             .arg(format!("--cache-dir={}", folder.path().join("cache").display()))
             .env("FAILPOINTS", faults)
+            .env("INFERENCE_MEMORY_LIMIT", "3Gi")
             .env("ORT_DYLIB_PATH", prepared("lib/libonnxruntime.so"))
             .env("INFERENCE_ADMIN_ADDRESS", "127.0.0.1:0")
             .env("INFERENCE_LOG_FILTER", "info")
@@ -79,7 +91,7 @@ impl Process {
         Self { child, api, ops, client: reqwest::Client::new(), folder }
     }
 
-    fn write_list(&self, entry: &str) {
+    pub(crate) fn write_list(&self, entry: &str) {
         let staged = self.folder.path().join("new");
         std::fs::write(&staged, entry).unwrap();
         std::fs::rename(staged, self.folder.path().join("models.yaml")).unwrap();
@@ -88,7 +100,7 @@ impl Process {
     }
 
     /// Waits until the model of the list answers and nothing drains; returns its revision.
-    async fn wait_serving(&self, other_than: &str) -> String {
+    pub(crate) async fn wait_serving(&self, other_than: &str) -> String {
         let began = Instant::now();
         loop {
             let url = format!("http://{}/readyz", self.ops);
@@ -101,6 +113,13 @@ impl Process {
             assert!(began.elapsed() < PATIENCE * 3, "{body}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// What `/readyz` says of the first model.
+    pub(crate) async fn model(&self) -> Value {
+        let url = format!("http://{}/readyz", self.ops);
+        let body: Value = self.client.get(url).send().await.unwrap().json().await.unwrap();
+        body["models"][0].clone()
     }
 
     fn usage(&self) -> Usage {
@@ -118,7 +137,7 @@ impl Process {
     }
 
     /// One answer: the revision that it names, and its tokens.
-    async fn ask(&self, prompt: &str, stream: bool) -> Result<(String, Vec<u64>), String> {
+    pub(crate) async fn ask(&self, prompt: &str, stream: bool) -> Result<(String, Vec<u64>), String> {
         let body = json!({
             "text": prompt, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": true, "return_token_ids": true,
             "stream": stream,
@@ -195,7 +214,7 @@ type Golden = BTreeMap<(String, usize), Vec<u64>>;
 async fn soak(folders: [&Path; 2], swaps: usize, faults: &str) -> Outcome {
     let copies = tempfile::tempdir().unwrap();
     let models = folders.map(|folder| Model::new(folder, copies.path()));
-    let process = Arc::new(Process::start(faults).await);
+    let process = Arc::new(Process::start(faults));
     let mut golden = Golden::new();
     let mut serving = String::new();
     for model in &models {
@@ -236,7 +255,8 @@ async fn soak(folders: [&Path; 2], swaps: usize, faults: &str) -> Outcome {
         })
         .collect();
     let (mut early, mut swap_seconds) = (None, Vec::new());
-    for swap in 0..swaps {
+    // An odd number, so that the last one brings the same model as the fifth.
+    for swap in 0..(swaps | 1) {
         let began = Instant::now();
         process.write_list(&models[swap % 2].entry);
         serving = process.wait_serving(&serving).await;
@@ -289,8 +309,8 @@ impl Outcome {
         if (after / before - 1.0).abs() > 0.15 {
             return Err(format!("memory went from {before} to {after} bytes"));
         }
-        // A thread or connection may be in the middle of coming or going.
-        if late.threads > early.threads + 1 || late.files > early.files + CLIENTS {
+        // Connections, and threads that tokenise, come and go with the clients.
+        if late.threads > early.threads + CLIENTS || late.files > early.files + CLIENTS {
             return Err(format!("threads or files are left behind: {early:?}, {late:?}"));
         }
         Ok(())

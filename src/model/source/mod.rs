@@ -175,6 +175,8 @@ impl Fetcher {
         match self.resolve(source)? {
             Resolved::Url(url) => self.web(progress).beside(url, graph, name).await,
             Resolved::Hub(hub) => self.hub(&hub, progress).beside(graph, name).await,
+            // Whatever it is, it is judged when it is opened.
+            Resolved::Path(_) if here.symlink_metadata().is_ok() => Ok(here),
             Resolved::Path(_) | Resolved::Listed(_) => Err(FetchError::NotFound {
                 wanted: "file that the graph keeps its weights in",
                 place: source.to_string(),

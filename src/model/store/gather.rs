@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use super::error::PrepareError;
 use super::external_data;
 use super::{Wanted, blocking};
+use crate::engine::ort::GraphFiles;
+use crate::model::layout::graph_files;
 use crate::model::manifest::{self, Digest, MANIFEST_FILE, Manifest, ManifestError};
 use crate::model::source::{Fetcher, Progress, TOKENIZER_COMPANIONS, Version, Wish};
 use crate::model::spec::Source;
@@ -76,12 +78,15 @@ pub(super) async fn gather(
         files.extend(own.manifest.files().iter().map(|file| (file.name.clone(), folder.join(&file.name))));
         check_sum(&place, &files, limit_bytes)?;
     } else {
-        files.insert(file_name(&graph)?, graph.clone());
-        let read = graph.clone();
-        for name in blocking(move || data_files(&read, in_place)).await? {
-            let path = fetcher.beside(source, &graph, &name, progress).await?;
-            files.insert(name, path);
-            check_sum(&place, &files, limit_bytes)?;
+        let GraphFiles { graph: first, with_past } = graph_files(&graph);
+        for graph in std::iter::once(first).chain(with_past) {
+            files.insert(file_name(&graph)?, graph.clone());
+            let read = graph.clone();
+            for name in blocking(move || data_files(&read, in_place)).await? {
+                let path = fetcher.beside(source, &graph, &name, progress).await?;
+                files.insert(name, path);
+                check_sum(&place, &files, limit_bytes)?;
+            }
         }
         if let Source::Path(_) = source {
             files.extend(companions(&graph, &TOKENIZER_COMPANIONS));
@@ -163,6 +168,10 @@ fn own_manifest(graph: &Path, expected: Option<&Digest>) -> Result<Option<OwnMan
 /// loaded.
 fn data_files(graph: &Path, in_place: bool) -> Result<Vec<String>, PrepareError> {
     let file = manifest::open_plain(&resolved(graph)?)?;
+    if graph.extension().is_some_and(|extension| extension == "ort") {
+        // These keep their weights themselves.
+        return Ok(Vec::new());
+    }
     let found = match external_data::locations(file) {
         Err(_) if in_place => return Ok(Vec::new()),
         found => found.map_err(|cause| PrepareError::Graph { path: graph.to_owned(), cause })?,

@@ -18,7 +18,7 @@ pub(in crate::model) fn defaults() -> Defaults {
             concurrent: 4,
             queue: 10,
             output_tokens: None,
-            request_timeout: Duration::from_secs(60),
+            request_timeout: Duration::from_mins(1),
             unload_after_idle: None,
         },
         model_root: PathBuf::from("/models"),
@@ -34,8 +34,8 @@ fn document(yaml: &str) -> ModelDocument {
 }
 
 fn spec(yaml: &str) -> Result<Target, SpecError> {
-    let indented: String = yaml.lines().map(|line| format!("  {line}\n")).collect();
-    Target::from_document(&document(&format!("name: chat\nspec:\n{indented}")), &defaults())
+    let indented = yaml.replace('\n', "\n  ");
+    Target::from_document(&document(&format!("name: chat\nspec:\n  {indented}")), &defaults())
 }
 
 #[test]
@@ -70,7 +70,7 @@ paused: true",
     assert_eq!((target.load.rows, target.live.concurrent, target.live.queue), (8, 3, 64));
     assert_eq!(target.memory_bytes, Some(900 << 20));
     assert_eq!(target.load.memory.prefix_bytes, Some(0));
-    assert_eq!(target.live.unload_after_idle, Some(Duration::from_secs(600)));
+    assert_eq!(target.live.unload_after_idle, Some(Duration::from_mins(10)));
     assert!(target.paused && target.digest.is_some());
 }
 

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::super::files::ModelFacts;
+use super::super::layout::graph_files;
 use super::super::load;
 use super::{StaticReport, VerifyError, VerifyRequest};
+use crate::engine::ort::GraphFiles;
 use crate::engine::ort::inspect::{GraphFault, inspect};
 use crate::text::template::{Conversation, Template};
 use crate::text::tokenizer::Tokenizer;
@@ -28,11 +30,14 @@ const BASE_BYTES: u64 = 96 << 20;
 /// The first fault; nothing outside of the model's folders was opened.
 pub fn check_files(request: &VerifyRequest) -> Result<StaticReport, VerifyError> {
     request.verify.validate()?;
-    let graph_bytes = graph_size(&request.graph)?;
-    let inspection = inspect(&request.graph).map_err(|fault| graph_fault(&request.graph, fault))?;
-    let mut weights_bytes = graph_bytes;
-    for (location, needed) in &inspection.external {
-        weights_bytes = weights_bytes.saturating_add(external_size(&request.graph, location, *needed)?);
+    let GraphFiles { graph, with_past } = graph_files(&request.graph);
+    let mut weights_bytes = 0_u64;
+    for graph in std::iter::once(&graph).chain(&with_past) {
+        weights_bytes = weights_bytes.saturating_add(graph_size(graph)?);
+        let inspection = inspect(graph).map_err(|fault| graph_fault(graph, fault))?;
+        for (location, needed) in &inspection.external {
+            weights_bytes = weights_bytes.saturating_add(external_size(graph, location, *needed)?);
+        }
     }
     let tokenizer_bytes = plain_file(&request.tokenizer, folder_of(&request.tokenizer))?;
     if tokenizer_bytes > MOST_TOKENIZER_BYTES {
