@@ -46,7 +46,7 @@ bench: prepare ## Measure against other engines and write BENCHMARKS.md (about 4
 
 soak: build prepare-tests ## Swap two real models 500 times under load (SOAK_SWAPS=N for less; most of an hour)
 	SOAK_EXECUTABLE=$(CURDIR)/target/release/inference-gateway \
-	$(CARGO) test --locked --features failpoints --test integration soak::five_hundred -- --ignored --nocapture
+	$(CARGO) test --locked --features failpoints --test integration soak:: -- --ignored --nocapture --test-threads=1
 
 bench-quick: prepare prepare-tests ## Measure one stream against the same loop written directly on ONNX Runtime
 	$(VENV_PYTHON) scripts/bench/compare.py --model $(MODEL_PATH)

@@ -11,6 +11,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -375,4 +376,92 @@ async fn five_hundred_swaps_between_two_real_models() {
     let outcome = soak([&models[0], &models[1]], swaps, "").await;
     outcome.print();
     outcome.verdict().unwrap();
+}
+
+/// Gaps between the tokens of streams on one model, in milliseconds, while `during` runs.
+async fn gaps_while<F: Future<Output = ()>>(process: &Process, during: F) -> Vec<f64> {
+    const STREAMS: usize = 4;
+    let stop = AtomicBool::new(false);
+    let stream = async || {
+        let body = json!({"model": "steady", "text": "Once upon a time", "max_tokens": 200, "temperature": 0,
+                          "ignore_eos": true, "stream": true});
+        let mut gaps = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let url = format!("http://{}/api/v1/inference", process.api);
+            let response = process.client.post(url).body(body.to_string()).send().await.unwrap();
+            assert_eq!(response.status(), 200);
+            let (mut pieces, mut last) = (response.bytes_stream(), None);
+            while let Some(piece) = pieces.next().await {
+                piece.unwrap();
+                let now = Instant::now();
+                gaps.extend(last.map(|last| now.duration_since(last).as_secs_f64() * 1e3));
+                last = Some(now);
+            }
+        }
+        gaps
+    };
+    let streams = join_all((0..STREAMS).map(|_| stream()));
+    let until_done = async {
+        during.await;
+        stop.store(true, Ordering::Relaxed);
+    };
+    let (gaps, ()) = futures_util::join!(streams, until_done);
+    let mut gaps: Vec<f64> = gaps.into_iter().flatten().collect();
+    gaps.sort_by(f64::total_cmp);
+    gaps
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes and an idle machine: `make soak` runs it"]
+async fn what_twenty_swaps_cost_the_streams_of_another_model() {
+    let copies = tempfile::tempdir().unwrap();
+    let models = ["w8a8", "int8"].map(|precision| {
+        Model::new(&prepared(&format!("models/smollm2-135m-instruct-{precision}")), copies.path())
+    });
+    let process = Process::start("");
+    let steady = models[0]
+        .entry
+        .replace("name: chat", "name: steady")
+        .replace("contextLength: 128", "contextLength: 512");
+    let list = |swap: usize| format!("{}{steady}", models[swap % 2].entry);
+    process.write_list(&list(1));
+    let mut serving = process.wait_serving("").await;
+    let began = Instant::now();
+    loop {
+        let url = format!("http://{}/readyz", process.ops);
+        let body: Value = process.client.get(url).send().await.unwrap().json().await.unwrap();
+        if body["models"][1]["state"] == "ready" {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE * 3, "{body}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut swap_seconds = Vec::new();
+    let swaps = async {
+        for swap in 0..20 {
+            let began = Instant::now();
+            process.write_list(&list(swap));
+            serving = process.wait_serving(&serving).await;
+            swap_seconds.push(began.elapsed().as_secs_f64());
+        }
+    };
+    let quiet = gaps_while(&process, tokio::time::sleep(Duration::from_secs(30))).await;
+    let swapping = gaps_while(&process, swaps).await;
+    let of = |gaps: &[f64], part: f64| gaps[((gaps.len() - 1) as f64 * part) as usize];
+    for (name, gaps) in [("without swaps", &quiet), ("20 swaps", &swapping)] {
+        println!(
+            "{name}: {} gaps, median {:.1} ms, 99th percentile {:.1} ms, longest {:.1} ms",
+            gaps.len(),
+            of(gaps, 0.5),
+            of(gaps, 0.99),
+            of(gaps, 1.0)
+        );
+    }
+    swap_seconds.sort_by(f64::total_cmp);
+    println!(
+        "ratio of the 99th percentiles {:.2}; a swap took {:.1} s (median), {:.1} s (longest)",
+        of(&swapping, 0.99) / of(&quiet, 0.99),
+        of(&swap_seconds, 0.5),
+        of(&swap_seconds, 1.0)
+    );
 }
