@@ -112,7 +112,8 @@ async fn watched(store: &Store, wanted: &Wanted<'_>) -> Result<Prepared, Prepare
 }
 
 fn tell(reading: &ProgressReading, terminal: bool) {
-    let ProgressReading { file, done_bytes, total_bytes, earlier_bytes, planned_bytes } = reading;
+    let ProgressReading { file, done_bytes, total_bytes, earlier_bytes, planned_bytes, fetched_bytes: _ } =
+        reading;
     let Some(file) = file else { return };
     // All files where their sizes are known, else the file of the moment.
     let (done_bytes, total_bytes) = match planned_bytes {

@@ -293,6 +293,7 @@ impl Keeper {
                 self.pause = FIRST_PAUSE;
                 let duration_ms = started.elapsed().as_millis() as u64;
                 tracing::info!(model = %self.slot.key, revision = order.target.revision, duration_ms, "model ready");
+                self.workshop.prune().await;
             }
             Some(Err(error)) => self.failed(&order.target, &error),
         }

@@ -150,6 +150,11 @@ impl Store {
         outcome
     }
 
+    /// Whether there is a limit above which models are removed.
+    pub fn has_limit(&self) -> bool {
+        self.settings.limit_bytes.is_some()
+    }
+
     /// Removes the models that were prepared longest ago until the store is below its limit; never one of
     /// `keep`, and never one that any process uses. Returns the bytes that were freed.
     ///

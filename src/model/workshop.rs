@@ -209,6 +209,22 @@ impl Workshop {
         }
     }
 
+    /// Removes models from the store that nobody uses, down to its limit. What is loaded, or kept to go back to, is held.
+    pub(super) async fn prune(&self) {
+        if !self.store.has_limit() {
+            return;
+        }
+        match self.store.prune(&[]).await {
+            Ok(0) => {}
+            Ok(freed_bytes) => {
+                tracing::info!(freed_bytes, "models that nobody uses were removed from the cache")
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "failed to prune the cache");
+            }
+        }
+    }
+
     /// Asks the model that was used the longest time ago, of those that may give their memory back, to do so; false when
     /// there is none.
     async fn put_one_to_sleep(&self, for_whom: &ModelName) -> bool {
@@ -255,7 +271,9 @@ impl Workshop {
             digest: target.digest.as_ref(),
             in_place: target.in_place,
         };
-        let prepared = self.store.prepare(&wanted, progress).await?;
+        let prepared = self.store.prepare(&wanted, progress).await;
+        self.metrics.fetched(progress.fetched_bytes());
+        let prepared = prepared?;
         self.finish_phase(&target.key, LoadPhase::Fetch, started);
         Ok(prepared)
     }

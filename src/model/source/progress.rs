@@ -21,6 +21,8 @@ pub struct ProgressReading {
     pub earlier_bytes: u64,
     /// Bytes of all files, where the source tells them beforehand.
     pub planned_bytes: Option<u64>,
+    /// Bytes that came over the network, over all files and attempts.
+    pub fetched_bytes: u64,
 }
 
 impl Progress {
@@ -53,14 +55,22 @@ impl Progress {
     }
 
     pub(super) fn add(&self, bytes: u64) {
-        self.lock().done_bytes += bytes;
+        let mut reading = self.lock();
+        reading.done_bytes += bytes;
+        reading.fetched_bytes += bytes;
+    }
+
+    /// Bytes that came over the network so far.
+    pub(in crate::model) fn fetched_bytes(&self) -> u64 {
+        self.lock().fetched_bytes
     }
 
     pub(in crate::model) fn finish(&self) {
         let mut reading = self.lock();
         let earlier_bytes = reading.earlier_bytes + reading.done_bytes;
-        let planned_bytes = reading.planned_bytes;
-        *reading = ProgressReading { earlier_bytes, planned_bytes, ..ProgressReading::default() };
+        let ProgressReading { planned_bytes, fetched_bytes, .. } = *reading;
+        *reading =
+            ProgressReading { earlier_bytes, planned_bytes, fetched_bytes, ..ProgressReading::default() };
     }
 
     fn lock(&self) -> MutexGuard<'_, ProgressReading> {

