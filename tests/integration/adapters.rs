@@ -174,7 +174,7 @@ async fn a_model_that_cannot_be_served_says_why_and_the_process_stays() {
     let path = format!("--default-model-path={}", folder.path().display());
     let gateway = Gateway::start(crate::harness::settings(&[&path])).await;
     let reason = gateway.wait_state("failed").await;
-    assert!(reason.contains("model.onnx is not a usable ONNX file"), "{reason}");
+    assert!(reason.contains("model.onnx cannot be loaded: it is an HTML page"), "{reason}");
     let (status, body) = gateway.infer(&json!({"text": "a"})).await;
     assert_eq!((status.as_u16(), &body["error"]["code"]), (503, &json!("model_not_ready")));
     assert_eq!(gateway.get("/healthz").await.status().as_u16(), 200);
