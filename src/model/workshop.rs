@@ -217,7 +217,7 @@ impl Workshop {
         match self.store.prune(&[]).await {
             Ok(0) => {}
             Ok(freed_bytes) => {
-                tracing::info!(freed_bytes, "models that nobody uses were removed from the cache")
+                tracing::info!(freed_bytes, "models that nobody uses were removed from the cache");
             }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "failed to prune the cache");
