@@ -8,7 +8,7 @@ VENV_PYTHON = prepared/venv/bin/python
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-tests build run fmt lint doc test bench bench-quick soak clean
+.PHONY: help prepare prepare-tests build run fmt lint doc test bench bench-quick soak generate clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,11 @@ soak: build prepare-tests ## Swap two real models 500 times under load (SOAK_SWA
 
 bench-quick: prepare prepare-tests ## Measure one stream against the same loop written directly on ONNX Runtime
 	$(VENV_PYTHON) scripts/bench/compare.py --model $(MODEL_PATH)
+
+generate: ## Write the files that the program itself generates (crd/)
+	$(CARGO) build --locked --quiet
+	target/debug/inference-gateway crd models > crd/models.yaml
+	target/debug/inference-gateway crd modelreplicas > crd/modelreplicas.yaml
 
 clean: ## Remove what was built and prepared (downloads stay in the user's cache)
 	rm -rf target prepared

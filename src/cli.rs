@@ -1,4 +1,4 @@
-//! The command line: `serve` (also without a subcommand), `config`, `verify`, `fetch` and `pack`.
+//! The command line: `serve` (also without a subcommand), `config`, `verify`, `fetch`, `pack` and `crd`.
 
 mod fetch;
 
@@ -10,6 +10,7 @@ use clap::{Arg, ArgMatches, Args, Command, value_parser};
 
 use crate::app::{self, Listeners, Report, Requests};
 use crate::config::{self, Resolved, Settings};
+use crate::k8s::crd;
 use crate::model::manifest::Manifest;
 use crate::model::verify;
 use crate::shutdown::{self, SignalThread};
@@ -36,6 +37,9 @@ pub fn run() -> anyhow::Result<()> {
         matches.subcommand_matches("pack").and_then(|pack| pack.get_one::<PathBuf>("folder"))
     {
         return pack(folder);
+    }
+    if let Some(wanted) = matches.subcommand_matches("crd") {
+        return print_definitions(wanted.get_one::<String>("kind").map(String::as_str));
     }
     if matches.subcommand_matches(verify::SUBCOMMAND).is_some() {
         return verify_model();
@@ -70,6 +74,14 @@ fn command() -> Command {
         .subcommand(verify)
         .subcommand(fetch)
         .subcommand(pack)
+        .subcommand(
+            Command::new("crd").about("Print the CustomResourceDefinitions for `kubectl apply -f -`").arg(
+                Arg::new("kind")
+                    .value_name("KIND")
+                    .value_parser(["models", "modelreplicas"])
+                    .help("One of them; default: both"),
+            ),
+        )
         .subcommand(
             Command::new(verify::SUBCOMMAND).hide(true).about("Try the model that standard input describes"),
         )
@@ -152,6 +164,16 @@ fn print_config(resolved: &Resolved) -> anyhow::Result<()> {
 fn pack(folder: &Path) -> anyhow::Result<()> {
     let digest = Manifest::of_folder(folder)?.write(folder)?;
     writeln!(std::io::stdout(), "{digest}")?;
+    Ok(())
+}
+
+fn print_definitions(kind: Option<&str>) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    for document in crd::documents() {
+        if kind.is_none_or(|kind| document["spec"]["names"]["plural"] == kind) {
+            writeln!(out, "---\n{}", serde_yaml::to_string(&document)?.trim_end())?;
+        }
+    }
     Ok(())
 }
 

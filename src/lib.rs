@@ -24,6 +24,7 @@ pub mod engine;
 pub mod failpoint;
 pub mod generate;
 pub mod http;
+pub mod k8s;
 pub mod memory;
 pub mod metrics;
 pub mod model;

@@ -2,10 +2,11 @@
 //!
 //! From: the reasons of a `Model` object's status. Each error type of this module says which of them it is.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// One word for a failure, and whether waiting can help.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Reason {
     /// The settings of the model contradict themselves or ask for what does not exist.
     InvalidSpec,

@@ -4,15 +4,17 @@
 
 mod model;
 mod oci;
+mod portion;
 mod quantity;
 mod source;
 mod verify;
 
 pub use model::{
-    AfterDrain, GatewayRef, HubSpec, IntOrPercent, LimitsSpec, ModelDocument, ModelSpec, OnFailure,
-    RolloutSpec, RuntimeSpec, SourceSpec, SwapPolicy, WatchSpec,
+    AfterDrain, GatewayRef, HubSpec, LimitsSpec, ModelDocument, ModelSpec, OnFailure, RolloutSpec,
+    RuntimeSpec, SourceSpec, SwapPolicy, WatchSpec,
 };
 pub use oci::OciSource;
+pub use portion::IntOrPercent;
 pub use quantity::Bytes;
 pub(crate) use source::without_query;
 pub use source::{DEFAULT_HUB_ENDPOINT, HttpUrl, HubSource, Source, SourceError};

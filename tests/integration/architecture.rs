@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use crate::harness::project;
 
 /// What each module may use of the others.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     ("main", &["cli", "failpoint"]),
     ("lib", &[]),
-    ("cli", &["app", "config", "model", "shutdown", "telemetry"]),
-    ("app", &["config", "engine", "http", "memory", "metrics", "model", "models_file", "shutdown"]),
+    ("cli", &["app", "config", "k8s", "model", "shutdown", "telemetry"]),
+    ("app", &["config", "engine", "http", "k8s", "memory", "metrics", "model", "models_file", "shutdown"]),
     ("models_file", &["metrics", "model", "shutdown"]),
     ("config", &["model", "telemetry"]),
     (
@@ -29,6 +29,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "telemetry",
         ],
     ),
+    ("k8s", &["failpoint", "metrics", "model", "shutdown"]),
     ("generate", &["engine", "metrics", "model", "text"]),
     ("model", &["engine", "failpoint", "memory", "metrics", "text"]),
     ("engine", &["failpoint", "memory", "metrics"]),
@@ -45,7 +46,9 @@ const INTERNAL: [(&str, &[&str]); 2] =
     [("engine::ort", &["app", "model"]), ("model::source", &["app", "cli", "config", "http"])];
 
 /// Crates and the only places that may name them.
-const OWNERS: [(&str, &[&str]); 11] = [
+const OWNERS: [(&str, &[&str]); 13] = [
+    ("kube", &["k8s"]),
+    ("k8s_openapi", &["k8s"]),
     ("ort", &["engine/ort/"]),
     ("axum", &["http/", "app.rs"]),
     ("tokenizers", &["text/"]),

@@ -15,6 +15,7 @@ mod company;
 mod exactness;
 mod fairness;
 mod faults;
+mod generated;
 mod golden;
 mod harness;
 mod layouts;

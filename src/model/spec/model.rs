@@ -2,13 +2,15 @@
 //!
 //! The types here are the document; [`crate::model::Target`] is what remains of one that holds.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::portion::IntOrPercent;
 use super::quantity::Bytes;
 use super::verify::VerifySpec;
 
 /// An entry of the models file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ModelDocument {
     /// Name of the model, as a `Model` object's metadata would give it.
@@ -18,7 +20,7 @@ pub struct ModelDocument {
 }
 
 /// What to serve, from where, and how.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ModelSpec {
     /// Which gateway serves it. For `Model` objects only.
@@ -53,7 +55,7 @@ pub struct ModelSpec {
 }
 
 /// A gateway by name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GatewayRef {
     /// Name of the gateway.
@@ -61,7 +63,7 @@ pub struct GatewayRef {
 }
 
 /// Where files come from: exactly one of `path`, `url`, `hf` and `oci`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct SourceSpec {
     /// A file or folder below the model root (`INFERENCE_MODEL_ROOT`), relative, without `..`.
@@ -85,7 +87,7 @@ pub struct SourceSpec {
 }
 
 /// A repository of the Hugging Face hub.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HubSpec {
     /// `owner/repository`.
@@ -99,7 +101,7 @@ pub struct HubSpec {
 }
 
 /// How a model is loaded; what is left out is taken from the gateway's settings.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RuntimeSpec {
     /// Tokens that a sequence may have, at most the model's own.
@@ -129,7 +131,7 @@ pub struct RuntimeSpec {
 }
 
 /// What a model may take; what is left out is taken from the gateway's settings.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct LimitsSpec {
     /// Sequences generated at once, at most `runtime.maxBatchSize`.
@@ -150,7 +152,7 @@ pub struct LimitsSpec {
 }
 
 /// How a revision takes the place of another.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct RolloutSpec {
     /// Whether the new one is loaded beside the old one.
@@ -192,7 +194,7 @@ impl Default for RolloutSpec {
 }
 
 /// Whether the new revision is loaded beside the old one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum SwapPolicy {
     /// Beside it where memory allows; else not at all.
     Auto,
@@ -203,7 +205,7 @@ pub enum SwapPolicy {
 }
 
 /// What happens to requests of a replaced revision whose time has passed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AfterDrain {
     /// They end with an error that says so.
     End,
@@ -212,7 +214,7 @@ pub enum AfterDrain {
 }
 
 /// What a failed rollout does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum OnFailure {
     /// All replicas go back.
     Rollback,
@@ -220,18 +222,8 @@ pub enum OnFailure {
     Pause,
 }
 
-/// A number of replicas, or a part of them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum IntOrPercent {
-    /// So many.
-    Int(u32),
-    /// As `25%`.
-    Percent(String),
-}
-
 /// When the revision before is put back after a swap.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct WatchSpec {
     /// Seconds that a new revision is watched and the old one is kept, where memory allows; 0 does not watch.

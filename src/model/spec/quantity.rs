@@ -1,8 +1,10 @@
 //! Numbers of bytes as people write them for Kubernetes: `900Mi`, `2G`, or plain digits.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, Unexpected, Visitor};
 use serde::{Serialize, Serializer};
 
@@ -44,6 +46,20 @@ impl fmt::Display for Bytes {
         let exact = SCALES.iter().filter(|(_, scale)| self.0 > 0 && self.0.is_multiple_of(*scale));
         let (suffix, scale) = exact.max_by_key(|(_, scale)| *scale).unwrap_or(&SCALES[0]);
         write!(formatter, "{}{suffix}", self.0 / scale)
+    }
+}
+
+impl JsonSchema for Bytes {
+    fn schema_name() -> Cow<'static, str> {
+        "Bytes".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"x-kubernetes-int-or-string": true, "pattern": "^[0-9]{1,19}([kMGT]|[KMGT]i)?$", "minimum": 0})
     }
 }
 

@@ -1,5 +1,6 @@
 //! How a model is checked before it serves.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Most probes of a model.
@@ -12,7 +13,7 @@ const MOST_TOKENS: u32 = 256;
 const LONGEST_SECONDS: u32 = 3600;
 
 /// How a model is checked before it serves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct VerifySpec {
     /// Where the model is tried.
@@ -24,7 +25,7 @@ pub struct VerifySpec {
 }
 
 /// Where a model is tried.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Isolation {
     /// In a process of its own: if it crashes, hangs or takes all memory, what serves is not touched.
     #[default]
@@ -34,7 +35,7 @@ pub enum Isolation {
 }
 
 /// A prompt, continued greedily, and what must come of it; at most one expectation. Without one: finite numbers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Probe {
     /// The prompt, 1..=4096 bytes, taken as it is: no chat template is applied.
