@@ -83,7 +83,7 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
 
 fn model_readiness(model: &Snapshot, stuck: &[(ModelName, RunningStep)]) -> ModelReadiness {
     let Snapshot { key, names: _, status, serving, going: _ } = model;
-    let Status { revision, state, message, progress, last_failure: _ } = status;
+    let Status { revision, state, message, progress, .. } = status;
     let reading = progress.as_ref().map(crate::model::source::Progress::read);
     let stuck = stuck.iter().find(|(name, _)| name == key);
     let reason = match stuck {

@@ -97,7 +97,7 @@ impl Fleet {
             stays
         });
         for (key, target) in wanted {
-            let slot = self.workshop.registry.set(key, &target.names, &target.revision);
+            let slot = self.workshop.registry.set(target);
             if let Some(orders) = self.orders.get(key) {
                 orders.send_modify(|order| order.target = Arc::clone(target));
                 continue;

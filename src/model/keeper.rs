@@ -10,6 +10,7 @@
 //! Whatever fails before the swap leaves what serves untouched. A newer order ends an attempt at once; what a loading
 //! thread still brings is thrown away.
 
+mod ahead;
 mod back;
 
 use std::sync::Arc;
@@ -17,12 +18,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 
+use self::ahead::Ahead;
 use super::drain::Drains;
 use super::history::{Doing, History, Stable};
 use super::plan::{Observed, Step, Window, plan};
 use super::reason::chain;
-use super::registry::{Failure, Slot};
 use super::room::{self, Way};
+use super::slot::{Failure, Slot};
 use super::source::Progress;
 use super::store::Prepared;
 use super::workshop::{AttemptError, Workshop};
@@ -73,6 +75,7 @@ pub(super) struct Keeper {
     /// Whether another model needs the memory of this one.
     asked_to_sleep: bool,
     drains: Drains,
+    ahead: Ahead,
     /// When an attempt that failed in passing is made again.
     next_attempt: Option<Instant>,
     pause: Duration,
@@ -111,6 +114,7 @@ impl Keeper {
             demanded: false,
             asked_to_sleep: false,
             drains,
+            ahead: Ahead::default(),
             next_attempt: None,
             pause: FIRST_PAUSE,
             reloads: 0,
@@ -138,6 +142,7 @@ impl Keeper {
                 Step::GoBack(why) => self.go_back(&why).await,
                 Step::CloseWindow => self.close_window(),
                 Step::Unload => self.unload(),
+                Step::PrepareAhead => self.prepare_ahead(&order.target),
             }
         }
         self.retire().await;
@@ -151,7 +156,9 @@ impl Keeper {
             self.retries = *retries;
             self.history.forgive(&target.revision);
             self.next_attempt = None;
+            self.forgive_ahead(target);
         }
+        self.forget_ahead(target);
         if let Some(serving) = &mut self.serving
             && serving.target.revision == target.revision
         {
@@ -175,6 +182,7 @@ impl Keeper {
                 None => format!("{}: {}", failed.reason, failed.message),
             };
             self.slot.set_state(&target.revision, ModelState::Failed, &message);
+            self.slot.set_failure_of(&target.revision, failed.reason, &failed.message);
         } else if serving == Some(&target.revision) && self.slot.status().state != ModelState::Ready {
             self.slot.set_state(&target.revision, ModelState::Ready, "");
         }
@@ -197,6 +205,7 @@ impl Keeper {
             idle,
             pausing: self.next_attempt.is_some_and(|at| at > now),
             reload: order.reloads > self.reloads,
+            ahead_due: self.ahead_due(&order.target, now),
         }
     }
 
@@ -233,7 +242,8 @@ impl Keeper {
     async fn rest(&mut self, target: &Target) -> Result<bool, EngineDied> {
         let busy = self.watched_until.is_some() || target.live.unload_after_idle.is_some();
         let ticks = busy || !self.drains.is_empty();
-        let next = self.next_attempt.filter(|at| *at > Instant::now());
+        let next = [self.next_attempt, self.ahead.next_attempt()];
+        let next = next.into_iter().flatten().filter(|at| *at > Instant::now()).min();
         let alive = self.serving.as_ref().and_then(|serving| Some(serving.model.as_ref()?.engine.alive()));
         let died = async {
             match alive {
@@ -263,6 +273,7 @@ impl Keeper {
                     return Err(EngineDied { model: self.slot.key.clone() });
                 }
             }
+            outcome = self.ahead.ended() => self.end_ahead(outcome),
             () = wake => {}
         }
         self.drains.look();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Target;
+use super::{Purpose, Target};
 
 /// What is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub(super) struct Observed {
     pub(super) pausing: bool,
     /// Whether the same revision is to be loaded once more.
     pub(super) reload: bool,
+    /// Whether a revision is to be brought here and tried, and nothing stands against it.
+    pub(super) ahead_due: bool,
 }
 
 /// The time after a swap in which the new revision is watched.
@@ -61,15 +63,28 @@ pub(super) enum Step {
     CloseWindow,
     /// Give the memory back until a request comes.
     Unload,
+    /// Begin to bring a revision here and to try it, beside everything else.
+    PrepareAhead,
 }
 
 /// The next step.
 pub(super) fn plan(target: &Target, observed: &Observed) -> Step {
+    match for_service(target, observed) {
+        Step::Rest if observed.ahead_due => Step::PrepareAhead,
+        step => step,
+    }
+}
+
+/// The next step towards the wanted revision in service.
+fn for_service(target: &Target, observed: &Observed) -> Step {
     let wanted = Some(&target.revision);
     match &observed.window {
         Window::Failed(why) => return Step::GoBack(why.clone()),
         Window::Passed => return Step::CloseWindow,
         Window::Open | Window::Closed => {}
+    }
+    if target.purpose == Purpose::Prepare {
+        return Step::Rest;
     }
     if observed.serving.as_ref() == wanted && !observed.reload {
         let long = target.live.unload_after_idle.is_some_and(|allowed| observed.idle >= allowed);
@@ -158,6 +173,19 @@ mod tests {
             Step::Load,
             "another revision is tried at once"
         );
+    }
+
+    #[test]
+    fn what_is_not_to_serve_is_only_prepared() {
+        let mut target = target();
+        target.purpose = Purpose::Prepare;
+        let due = Observed { ahead_due: true, ..observed() };
+        assert_eq!(plan(&target, &due), Step::PrepareAhead);
+        assert_eq!(plan(&target, &observed()), Step::Rest, "it is here, or has failed");
+        target.purpose = Purpose::Serve;
+        assert_eq!(plan(&target, &due), Step::Load, "service comes first");
+        let serving = Observed { ahead_due: true, ..serving(&target.revision) };
+        assert_eq!(plan(&target, &serving), Step::PrepareAhead);
     }
 
     #[test]

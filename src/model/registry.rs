@@ -4,102 +4,15 @@
 //! the admin page tell. Who holds a model keeps it ([`Pinned`]); the slot only remembers who is still going.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::{Notify, watch};
+use arc_swap::ArcSwap;
 
 use super::manifest::Digest;
-use super::source::Progress;
-use super::{LoadedModel, ModelName, Pinned, Reason, RunningStep};
-
-/// Where a model is on its way into service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ModelState {
-    /// Known, nothing done yet.
-    Pending,
-    /// Its files are being brought here.
-    Fetching,
-    /// It is tried where it can do no harm.
-    Verifying,
-    /// Tokenizer and graph are being loaded.
-    Loading,
-    /// A first generation is being run.
-    Warming,
-    /// The wanted revision answers.
-    Ready,
-    /// It has given its memory back and is loaded again when a request comes.
-    Unloaded,
-    /// The wanted revision does not come into service; the reason says why, and whether it is tried again.
-    Failed,
-}
-
-impl ModelState {
-    /// The word in readiness and logs.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Fetching => "fetching",
-            Self::Verifying => "verifying",
-            Self::Loading => "loading",
-            Self::Warming => "warming",
-            Self::Ready => "ready",
-            Self::Unloaded => "unloaded",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// Why a revision did not come into service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// Of which revision.
-    pub revision: String,
-    /// One word.
-    pub reason: Reason,
-    /// For a person.
-    pub message: String,
-    /// When.
-    pub at: SystemTime,
-}
-
-/// What can be told about a model.
-#[derive(Debug, Clone)]
-pub struct Status {
-    /// The wanted revision: hash of the spec as given.
-    pub revision: String,
-    /// Where that is.
-    pub state: ModelState,
-    /// Why, for a person; empty when there is nothing to explain.
-    pub message: String,
-    /// How far a download is.
-    pub progress: Option<Progress>,
-    /// The last failure; stays until another revision is in service.
-    pub last_failure: Option<Failure>,
-}
-
-/// One model, for as long as it is desired.
-pub(super) struct Slot {
-    pub(super) key: ModelName,
-    serving: ArcSwapOption<LoadedModel>,
-    status: Mutex<Status>,
-    /// Woken at every change of pointer or state.
-    changed: watch::Sender<()>,
-    /// A request wants a model that is not loaded.
-    pub(super) demanded: Notify,
-    /// Another model needs the memory of this one, if nobody uses it.
-    pub(super) asked_to_sleep: Notify,
-    /// Whether requests wait for a model that is not loaded, because it will be soon.
-    holds_requests: AtomicBool,
-    waiting: AtomicUsize,
-    most_waiting: AtomicUsize,
-    /// Whether it was desired when the process began to serve: only then readiness waits for it.
-    from_the_start: bool,
-    /// What served before and may still be held by requests.
-    going: Mutex<Vec<Weak<LoadedModel>>>,
-}
+use super::slot::{Slot, Status};
+use super::{LoadedModel, ModelName, ModelState, Pinned, Purpose, RunningStep, Target};
 
 /// One model as the admin page shows it.
 pub struct Snapshot {
@@ -225,15 +138,16 @@ impl Registry {
     }
 
     /// Makes a model known, or known by other names; returns its slot.
-    pub(super) fn set(&self, key: &ModelName, names: &[ModelName], revision: &str) -> Arc<Slot> {
+    pub(super) fn set(&self, target: &Target) -> Arc<Slot> {
+        let Target { key, names, revision, purpose, .. } = target;
         let known = self.models.load().slots.get(key).map(|(slot, _)| Arc::clone(slot));
-        let slot =
-            known.unwrap_or_else(|| Slot::new(key.clone(), revision, !self.synced.load(Ordering::Acquire)));
+        let from_the_start = *purpose == Purpose::Needed && !self.synced.load(Ordering::Acquire);
+        let slot = known.unwrap_or_else(|| Slot::new(key.clone(), revision, from_the_start));
         self.models.rcu(|models| {
             let mut models = Models::clone(models);
             models.names.retain(|_, other| other.key != *key);
             models.names.extend(names.iter().map(|name| (name.clone(), Arc::clone(&slot))));
-            models.slots.insert(key.clone(), (Arc::clone(&slot), names.to_vec()));
+            models.slots.insert(key.clone(), (Arc::clone(&slot), names.clone()));
             models
         });
         slot
@@ -329,143 +243,5 @@ impl Registry {
     /// All slots.
     pub(super) fn slots(&self) -> Vec<Arc<Slot>> {
         self.models.load().slots.values().map(|(slot, _)| Arc::clone(slot)).collect()
-    }
-}
-
-impl Slot {
-    fn new(key: ModelName, revision: &str, from_the_start: bool) -> Arc<Self> {
-        let status = Status {
-            revision: revision.to_owned(),
-            state: ModelState::Pending,
-            message: String::new(),
-            progress: None,
-            last_failure: None,
-        };
-        Arc::new(Self {
-            key,
-            serving: ArcSwapOption::empty(),
-            status: Mutex::new(status),
-            changed: watch::channel(()).0,
-            demanded: Notify::new(),
-            asked_to_sleep: Notify::new(),
-            holds_requests: AtomicBool::new(false),
-            waiting: AtomicUsize::new(0),
-            most_waiting: AtomicUsize::new(0),
-            from_the_start,
-            going: Mutex::default(),
-        })
-    }
-
-    /// Waits until the model answers, if it is on its way because of requests.
-    async fn wait(&self, patience: Duration) -> Result<Pinned, Unavailable> {
-        let _place = Waiting::enter(self)?;
-        let mut changed = self.changed.subscribe();
-        let arrives = async {
-            loop {
-                if let Some(model) = self.serving.load_full() {
-                    return Ok(Pinned::new(model));
-                }
-                if !self.holds_requests.load(Ordering::Acquire) {
-                    return Err(self.not_ready());
-                }
-                self.demanded.notify_one();
-                // The sender lives in this slot.
-                drop(changed.changed().await);
-            }
-        };
-        tokio::time::timeout(patience, arrives).await.unwrap_or_else(|_elapsed| Err(self.not_ready()))
-    }
-
-    fn not_ready(&self) -> Unavailable {
-        let status = self.status();
-        Unavailable::NotReady {
-            name: self.key.clone(),
-            state: status.state.label(),
-            message: status.message.clone(),
-        }
-    }
-
-    /// What answers now.
-    pub(super) fn serving(&self) -> Option<Arc<LoadedModel>> {
-        self.serving.load_full()
-    }
-
-    /// Moves the pointer. What answered before stays known until nobody holds it.
-    pub(super) fn swap(&self, model: Option<Arc<LoadedModel>>) -> Option<Arc<LoadedModel>> {
-        if let Some(model) = &model {
-            self.remember(model);
-        }
-        let before = self.serving.swap(model);
-        self.changed.send_replace(());
-        before
-    }
-
-    /// Whether requests wait while there is no model, and how many of them.
-    pub(super) fn hold_requests(&self, hold: bool, most: usize) {
-        self.most_waiting.store(most, Ordering::Release);
-        self.holds_requests.store(hold, Ordering::Release);
-        self.changed.send_replace(());
-    }
-
-    /// Tells where the wanted revision is.
-    pub(super) fn set_state(&self, revision: &str, state: ModelState, message: &str) {
-        let mut status = self.status();
-        revision.clone_into(&mut status.revision);
-        status.state = state;
-        message.clone_into(&mut status.message);
-        status.progress = None;
-        if state == ModelState::Ready && message.is_empty() {
-            status.last_failure = None;
-        }
-        drop(status);
-        self.changed.send_replace(());
-    }
-
-    /// Lets probes and admin page see a download.
-    pub(super) fn set_progress(&self, progress: &Progress) {
-        self.status().progress = Some(progress.clone());
-    }
-
-    /// Notes a failure; the state is told by itself.
-    pub(super) fn set_failure(&self, failure: Failure) {
-        self.status().last_failure = Some(failure);
-    }
-
-    pub(super) fn status(&self) -> MutexGuard<'_, Status> {
-        // Plain values are whole whatever happened to another holder.
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn remember(&self, model: &Arc<LoadedModel>) {
-        let mut going = self.going.lock().unwrap_or_else(PoisonError::into_inner);
-        going.retain(|known| known.strong_count() > 0 && !known.ptr_eq(&Arc::downgrade(model)));
-        going.push(Arc::downgrade(model));
-    }
-
-    /// Everything that was loaded for this slot and is still held by somebody, what answers now included.
-    pub(super) fn going(&self) -> Vec<Arc<LoadedModel>> {
-        let going = self.going.lock().unwrap_or_else(PoisonError::into_inner);
-        going.iter().filter_map(Weak::upgrade).collect()
-    }
-}
-
-/// A request that waits for a model; counted until it is dropped.
-struct Waiting<'a>(&'a Slot);
-
-impl<'a> Waiting<'a> {
-    fn enter(slot: &'a Slot) -> Result<Self, Unavailable> {
-        let waiting = slot.waiting.fetch_add(1, Ordering::AcqRel);
-        let entered = Self(slot);
-        if slot.holds_requests.load(Ordering::Acquire) && waiting >= slot.most_waiting.load(Ordering::Acquire)
-        {
-            return Err(Unavailable::Overloaded { name: slot.key.clone(), waiting });
-        }
-        Ok(entered)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::AcqRel);
     }
 }

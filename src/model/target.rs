@@ -84,8 +84,23 @@ pub struct Target {
     pub rollout: RolloutSpec,
     /// Nothing is begun.
     pub paused: bool,
+    /// What is to become of it.
+    pub purpose: Purpose,
+    /// A revision that is brought here and tried while this one serves.
+    pub ahead: Option<Arc<Target>>,
     /// The document, to be read again after a restart; `None` for the model of the environment.
     pub document: Option<ModelDocument>,
+}
+
+/// What is to become of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It comes into service, and a process that has just begun is ready only with it.
+    Needed,
+    /// It comes into service.
+    Serve,
+    /// Its files are brought here and it is tried, no more.
+    Prepare,
 }
 
 /// All models to serve, by key.
@@ -173,6 +188,8 @@ impl Target {
             verify: verify.clone(),
             rollout: rollout.clone(),
             paused: *paused,
+            purpose: Purpose::Needed,
+            ahead: None,
             document: None,
             key,
         })
@@ -214,7 +231,17 @@ impl Target {
             verify: VerifySpec { isolation: super::spec::Isolation::InProcess, ..VerifySpec::default() },
             rollout: RolloutSpec::default(),
             paused: false,
+            purpose: Purpose::Needed,
+            ahead: None,
             document: None,
+        }
+    }
+
+    /// The revision that is to be brought here and tried, whatever serves.
+    pub(super) fn to_prepare(self: &Arc<Self>) -> Option<&Arc<Self>> {
+        match self.purpose {
+            Purpose::Needed | Purpose::Serve => self.ahead.as_ref(),
+            Purpose::Prepare => Some(self),
         }
     }
 

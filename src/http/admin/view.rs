@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Admin;
 use crate::memory;
-use crate::model::{Failure, Serving, Snapshot, Status};
+use crate::model::{Failure, Preparation, Serving, Snapshot, Status};
 
 /// The state of the process.
 #[derive(Debug, Serialize)]
@@ -28,8 +28,12 @@ pub(super) struct ModelView {
     pub(super) revision: String,
     pub(super) message: String,
     pub(super) serving: Option<LoadedView>,
+    /// RFC 3339, UTC.
+    pub(super) serving_since: Option<String>,
     /// Revisions that still have requests, or are kept to go back to.
     pub(super) going: Vec<LoadedView>,
+    /// The revision that is brought here and tried ahead of its service.
+    pub(super) ahead: Option<AheadView>,
     pub(super) download: Option<DownloadView>,
     pub(super) last_failure: Option<FailureView>,
 }
@@ -40,6 +44,14 @@ pub(super) struct LoadedView {
     pub(super) digest: Option<String>,
     pub(super) memory_bytes: u64,
     pub(super) requests_in_flight: usize,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct AheadView {
+    pub(super) revision: String,
+    pub(super) state: &'static str,
+    pub(super) digest: Option<String>,
+    pub(super) failure: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,7 +108,8 @@ pub(super) fn view(admin: &Admin) -> View {
 
 fn model(model: &Snapshot) -> ModelView {
     let Snapshot { key, names, status, serving, going } = model;
-    let Status { revision, state, message, progress, last_failure } = status;
+    let Status { revision, state, message, progress, last_failure, ahead, prepared: _, serving_since } =
+        status;
     let reading = progress.as_ref().map(crate::model::source::Progress::read);
     ModelView {
         name: key.to_string(),
@@ -105,7 +118,17 @@ fn model(model: &Snapshot) -> ModelView {
         revision: revision.clone(),
         message: message.clone(),
         serving: serving.as_ref().map(loaded),
+        serving_since: serving_since.map(written),
         going: going.iter().map(loaded).collect(),
+        ahead: ahead.as_ref().map(|ahead| {
+            let Preparation { revision, state, digest, failure } = ahead;
+            AheadView {
+                revision: revision.clone(),
+                state: state.label(),
+                digest: digest.as_ref().map(ToString::to_string),
+                failure: failure.as_ref().map(|(reason, message)| format!("{reason}: {message}")),
+            }
+        }),
         download: reading.and_then(|reading| {
             Some(DownloadView {
                 file: reading.file?,

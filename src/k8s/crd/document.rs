@@ -1,4 +1,4 @@
-//! The CustomResourceDefinitions as `inference-gateway crd` prints them: generated from the types, then made into what a
+//! The definitions of the objects as `inference-gateway crd` prints them: generated from the types, then made into what a
 //! cluster wants.
 
 use kube::CustomResourceExt;
@@ -7,11 +7,15 @@ use sha2::{Digest, Sha256};
 
 use super::rules::{MODEL_RULES, REPLICA_RULES, Rule};
 use super::{Model, ModelReplica};
+use crate::model::hexadecimal;
 
 /// Annotation with a hash of the schema: a controller sees by it that the cluster has an older one.
 pub(in crate::k8s) const SCHEMA_ANNOTATION: &str = "inference-gateway.io/schema";
 
 /// Both definitions, as JSON values in the order in which they are applied.
+///
+/// # Panics
+/// The rules name a field that the types do not have: a fault of this program, which a test finds.
 pub fn documents() -> [Value; 2] {
     let model = serde_json::to_value(Model::crd()).expect("a definition has string keys only");
     let replica = serde_json::to_value(ModelReplica::crd()).expect("a definition has string keys only");
@@ -32,7 +36,7 @@ fn finished(mut document: Value, rules: &[Rule], default_status: Option<Value>) 
         schema["properties"]["status"]["default"] = status;
     }
     let hash = Sha256::digest(schema.to_string().as_bytes());
-    let hash: String = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hexadecimal(&hash[..8]);
     document["metadata"]["annotations"] = json!({SCHEMA_ANNOTATION: hash});
     document
 }
