@@ -15,6 +15,7 @@ use crate::config::{EngineSettings, Settings, SourceSettings};
 use crate::engine::ort::library::{self, Search};
 use crate::engine::ort::{Runtime, RuntimeOptions};
 use crate::http::{self, Admin, Api, CountedListener, HttpLimits, ListedIn};
+use crate::k8s::{self, Agent};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::model::manifest::{Digest, Manifest};
@@ -23,8 +24,8 @@ use crate::model::spec::{HttpUrl, Source, VerifySpec};
 use crate::model::store::{Store, StoreSettings, Wanted};
 use crate::model::verify::{self, ChildBounds, StaticReport, VerifyReport, VerifyRequest};
 use crate::model::{
-    Defaults, Desired, Fleet, LiveLimits, LoadLimits, MemoryLimits, Registry, RunningStep, StateFolder,
-    Target, Trial, Workshop,
+    Defaults, Desired, Fleet, FleetHandle, LiveLimits, LoadLimits, MemoryLimits, Registry, RunningStep,
+    StateFolder, Target, Trial, Workshop,
 };
 use crate::models_file::{FileStatus, ModelsFile};
 use crate::shutdown::{Phase, ReloadHandle, ReloadRequests, StopRequests, Tasks};
@@ -109,7 +110,9 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
         metrics: Arc::clone(&metrics),
         desired: desired.clone(),
         status: Arc::clone(&file_status),
+        registry: Arc::clone(&registry),
     });
+    let agent = agent(&settings, (&registry, &metrics), &commands, &desired).await?;
     let admin = Arc::new(Admin {
         registry: Arc::clone(&registry),
         fleet: commands,
@@ -145,6 +148,7 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
         () = wait_for_stop(stop.clone()) => Ok(()),
         died = fleet.run(desired_seen) => died.map(|never| match never {}).map_err(Into::into),
         never = follow(file, reload) => match never {},
+        Some(never) = optional(agent.map(Agent::run)) => match never {},
         never = watch_steps(&registry, settings.engine.step_timeout) => match never {},
     };
     end(&settings, &phase, stop, &registry, &api_tasks).await;
@@ -370,9 +374,42 @@ fn defaults(settings: &Settings) -> Defaults {
     }
 }
 
+/// The agent that follows the cluster, if models come from there.
+async fn agent(
+    settings: &Settings,
+    (registry, metrics): (&Arc<Registry>, &Arc<Metrics>),
+    fleet: &FleetHandle,
+    desired: &watch::Sender<Option<Desired>>,
+) -> anyhow::Result<Option<Agent>> {
+    let Some(gateway) = settings.cluster.gateway_name.clone() else {
+        return Ok(None);
+    };
+    let (client, own_namespace) = k8s::connect().await?;
+    let pod = settings.cluster.pod_name.clone();
+    Ok(Some(Agent {
+        client,
+        namespace: settings.cluster.pod_namespace.clone().unwrap_or(own_namespace),
+        gateway,
+        pod: pod
+            .context("models come from the cluster, and POD_NAME does not say which pod this is: set it")?,
+        defaults: defaults(settings),
+        registry: Arc::clone(registry),
+        fleet: fleet.clone(),
+        desired: desired.clone(),
+        metrics: Arc::clone(metrics),
+        // No model has a name that begins so.
+        state_file: settings.sources.state_folder().join("_cluster.json"),
+    }))
+}
+
+/// What a future brings, if there is one.
+async fn optional<F: Future>(future: Option<F>) -> Option<F::Output> {
+    Some(future?.await)
+}
+
 /// The model of the environment, if models are not listed elsewhere.
 fn environment_target(settings: &Settings, defaults: &Defaults) -> anyhow::Result<Option<Target>> {
-    if settings.model.models_file.is_some() {
+    if settings.model.models_file.is_some() || settings.cluster.is_used() {
         return Ok(None);
     }
     default_target(settings, defaults).map(Some)

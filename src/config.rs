@@ -3,6 +3,8 @@
 //! The only file that reads the environment. Each field says its flag and variable (clap derives both), its unit and
 //! its effect; `inference-gateway config` prints what is in force and where it came from.
 
+mod cluster;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -12,6 +14,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
+pub use self::cluster::ClusterSettings;
 use crate::model::source::{HostPattern, Network};
 use crate::model::spec::{Bytes, HttpUrl, Source, SourceError};
 use crate::model::{HugePages, ModelName};
@@ -38,6 +41,9 @@ pub struct Settings {
     /// The model that is served.
     #[command(flatten)]
     pub model: ModelSettings,
+    /// Models from the cluster.
+    #[command(flatten)]
+    pub cluster: ClusterSettings,
     /// How the engine runs.
     #[command(flatten)]
     pub engine: EngineSettings,

@@ -2,6 +2,7 @@
 //!
 //! Label values come from a bounded set: served model names, and enums of ours; nothing that a client sends.
 
+mod cluster;
 mod lifecycle;
 mod model;
 
@@ -13,6 +14,8 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use cluster::Cluster;
+pub use cluster::WriteOutcome;
 use lifecycle::Lifecycle;
 pub use lifecycle::{LoadPhase, SwapKind};
 use model::ModelFamilies;
@@ -68,6 +71,7 @@ pub struct Metrics {
     http_request_duration: Histogram,
     inference_duration: Histogram,
     active_connections: IntGauge,
+    cluster: Cluster,
     lifecycle: Lifecycle,
     models: ModelFamilies,
 }
@@ -94,6 +98,7 @@ impl Metrics {
                 REQUEST_SECONDS,
             ),
             active_connections: on.gauge("active_connections", "Open connections of the API listener."),
+            cluster: Cluster::new(&on),
             lifecycle: Lifecycle::new(&on),
             models: ModelFamilies::new(&on),
             registry,

@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
-use crate::model::{Defaults, Desired, DocumentError, MOST_DOCUMENT_BYTES, parse_documents};
+use crate::model::{Defaults, Desired, DocumentError, MOST_DOCUMENT_BYTES, Registry, parse_documents};
 use crate::shutdown::ReloadRequests;
 
 /// How often the file is looked at.
@@ -32,6 +32,8 @@ pub struct ModelsFile {
     pub desired: watch::Sender<Option<Desired>>,
     /// What the admin page shows.
     pub status: Arc<FileStatus>,
+    /// What readiness shows.
+    pub registry: Arc<Registry>,
 }
 
 /// How the last reading went.
@@ -147,9 +149,11 @@ impl ModelsFile {
                 tracing::info!(%path, models = desired.len(), "list of models applied");
                 self.desired.send_replace(Some(desired));
                 self.status.set(Ok(()));
+                self.registry.set_unknown_because(None);
             }
             Err(error) => {
                 tracing::error!(%path, %error, "the list of models is refused; the last good one stays in force");
+                self.registry.set_unknown_because(Some(error.to_string()));
                 self.status.set(Err(error.to_string()));
             }
         }

@@ -18,7 +18,7 @@ struct Readiness {
     ready: bool,
     /// Why not, when it is not about a model.
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
+    reason: Option<String>,
     models: Vec<ModelReadiness>,
 }
 
@@ -69,16 +69,23 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
     let stuck = api.registry.stuck(api.limits.step_timeout);
     let is_stuck = |key: &ModelName| stuck.iter().any(|(model, _)| model == key);
     let models = api.registry.snapshots().iter().map(|model| model_readiness(model, &stuck)).collect();
-    let reason = if *api.phase.borrow() != Phase::Serving {
-        Some("shutting down")
-    } else if !api.registry.is_synced() {
-        Some("it is not known yet which models to serve")
-    } else {
-        None
-    };
-    let ready = reason.is_none() && api.registry.is_ready(is_stuck);
+    let (stops, reason) = reason(&api);
+    let ready = !stops && api.registry.is_ready(is_stuck);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Readiness { ready, reason, models })).into_response()
+}
+
+/// Whether something stands in the way of every model, and what there is to say.
+fn reason(api: &Api) -> (bool, Option<String>) {
+    let trouble = api.registry.unknown_because();
+    if *api.phase.borrow() != Phase::Serving {
+        return (true, Some("shutting down".to_owned()));
+    }
+    match (api.registry.is_synced(), trouble) {
+        (true, trouble) => (false, trouble.map(|why| format!("what is known stays in force: {why}"))),
+        (false, None) => (true, Some("it is not known yet which models to serve".to_owned())),
+        (false, Some(why)) => (true, Some(format!("it is not known yet which models to serve: {why}"))),
+    }
 }
 
 fn model_readiness(model: &Snapshot, stuck: &[(ModelName, RunningStep)]) -> ModelReadiness {

@@ -12,8 +12,8 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use status::{
-    Condition, Failed, FrozenSpec, ModelStatus, Phase, Quarantined, ReplicaMemory, ReplicaPhase,
-    ReplicaStatus, RolloutStatus, Slot, Truth,
+    Condition, Failed, FrozenSpec, ModelStatus, Phase, Quarantined, ReplicaPhase, ReplicaStatus,
+    RolloutStatus, Slot, Truth,
 };
 
 use crate::model::spec::ModelSpec;

@@ -8,4 +8,41 @@
 //! A pod writes nothing but the status of its own replicas; the controller writes everything else, and only while it holds
 //! the lease. Neither needs the other to go on serving.
 
+mod agent;
 pub mod crd;
+mod objects;
+mod watch;
+
+pub use agent::Agent;
+pub use kube::Client;
+
+use std::time::Duration;
+
+use kube::Config;
+
+/// Time for a connection to the apiserver.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why there is no way to the cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Neither a service account nor a kubeconfig.
+    #[error("failed to find the cluster: run in a pod with a service account token, or set KUBECONFIG")]
+    Config(#[source] kube::config::InferConfigError),
+    /// What was found makes no client.
+    #[error("failed to make a client for the cluster")]
+    Client(#[source] kube::Error),
+}
+
+/// A client for the cluster that this process runs in, or that `KUBECONFIG` names, and the namespace that goes with it.
+/// Connects to nobody yet.
+///
+/// # Errors
+/// It is not known where the cluster is, or who we are in it.
+pub async fn connect() -> Result<(Client, String), ConnectError> {
+    let mut config = Config::infer().await.map_err(ConnectError::Config)?;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    let namespace = config.default_namespace.clone();
+    let client = Client::try_from(config).map_err(ConnectError::Client)?;
+    Ok((client, namespace))
+}

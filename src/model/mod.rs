@@ -46,7 +46,7 @@ pub use name::{InvalidModelName, ModelName};
 pub use reason::Reason;
 pub use registry::{Registry, Serving, Snapshot, Unavailable};
 pub use slot::{Failure, ModelState, Preparation, Status};
-pub use target::{Defaults, Desired, LiveLimits, Purpose, SpecError, Target, desired};
+pub use target::{Defaults, Desired, LiveLimits, Purpose, SpecError, Target, desired, revision_of};
 pub use workshop::{AttemptError, Trial, Workshop};
 
 pub use crate::engine::RunningStep;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::manifest::Digest;
 use super::slot::{Slot, Status};
@@ -103,6 +103,8 @@ pub struct Registry {
     models: ArcSwap<Models>,
     /// Whether it is known what is desired.
     synced: AtomicBool,
+    /// What stands in the way of knowing it.
+    unknown_because: ArcSwapOption<String>,
 }
 
 impl Registry {
@@ -166,6 +168,16 @@ impl Registry {
     /// Tells that what is desired is known: a model that comes later never makes the process unready.
     pub(super) fn set_synced(&self) {
         self.synced.store(true, Ordering::Release);
+    }
+
+    /// Tells what stands in the way of knowing what is desired; `None`: nothing.
+    pub fn set_unknown_because(&self, why: Option<String>) {
+        self.unknown_because.store(why.map(Arc::new));
+    }
+
+    /// What stands in the way of knowing what is desired, now or what has changed.
+    pub fn unknown_because(&self) -> Option<Arc<String>> {
+        self.unknown_because.load_full()
     }
 
     /// Whether it is known what is desired.

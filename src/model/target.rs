@@ -172,7 +172,7 @@ impl Target {
         let load = load_limits(runtime, &defaults.load)?;
         Ok(Self {
             names: names(&key, served_name.as_deref(), aliases)?,
-            revision: revision(spec),
+            revision: revision_of(spec),
             source: parse_source(source, &defaults.model_root).map_err(|message| ("spec.source", message))?,
             tokenizer: tokenizer
                 .as_ref()
@@ -275,8 +275,9 @@ pub fn desired(documents: &[ModelDocument], defaults: &Defaults) -> Result<Desir
     Ok(all)
 }
 
-/// The same hash for the same model, whatever defaults later versions add: what is left out is not hashed.
-fn revision(spec: &ModelSpec) -> String {
+/// The revision that a spec makes: the same hash for the same model, whatever defaults later versions add, because what is
+/// left out is not hashed.
+pub fn revision_of(spec: &ModelSpec) -> String {
     let what = serde_json::json!({
         "servedName": spec.served_name,
         "source": spec.source,

@@ -56,7 +56,7 @@ const OWNERS: [(&str, &[&str]); 13] = [
     ("fail", &["failpoint.rs"]),
     ("rustix", &["memory.rs", "failpoint.rs"]),
     ("reqwest", &["model/source/"]),
-    ("clap", &["cli", "config.rs", "telemetry.rs"]),
+    ("clap", &["cli", "config", "telemetry.rs"]),
     ("prometheus", &["metrics", "openmetrics"]),
     ("anyhow", &["main.rs", "cli", "app.rs"]),
     ("signal_hook", &["shutdown.rs"]),

@@ -6,7 +6,6 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::model::Reason;
 use crate::model::spec::{RuntimeSpec, SourceSpec, VerifySpec};
 
 /// What the controller knows of a model.
@@ -203,15 +202,10 @@ pub struct ReplicaStatus {
     pub phase_revision: Option<String>,
     /// Why it failed or waits, in one word.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Reason>,
+    pub reason: Option<String>,
     /// Why, for a person, at most 1024 characters.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Deaths of the process while it loaded or first served a revision.
-    pub restarts_during_swap: u32,
-    /// Memory of the process.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub memory: Option<ReplicaMemory>,
 }
 
 /// What a pod does with a model.
@@ -236,14 +230,4 @@ pub enum ReplicaPhase {
     Draining,
     /// Could not do what it was told to; what it served before goes on.
     Failed,
-}
-
-/// Memory of a gateway's process, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct ReplicaMemory {
-    /// What it may use.
-    pub limit: u64,
-    /// What of it is free, in steps of 64 MiB: an exact number would change with every write.
-    pub available: u64,
 }

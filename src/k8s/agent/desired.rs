@@ -1,0 +1,353 @@
+//! What this pod is to serve: a function of the objects, of what was known before, and of the time.
+//!
+//! In this order: what the controller assigned to this pod; what has proved itself in the fleet; what the model's object asks
+//! for, when no controller speaks for [`PATIENCE`]. A pod never stops serving because something is unknown.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::Replica;
+use crate::k8s::crd::{FrozenSpec, Slot};
+use crate::k8s::objects::ModelObject;
+use crate::model::spec::{ModelDocument, ModelSpec, RolloutSpec};
+use crate::model::{Defaults, Desired, Purpose, Target, revision_of};
+
+/// A controller that has not spoken for so long is taken to be away.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Revisions of a model that are remembered.
+const MOST_SLOTS: usize = 8;
+
+/// What is known of the models of this pod; survives a restart.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Memory {
+    models: BTreeMap<String, Remembered>,
+}
+
+/// One model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Remembered {
+    /// Of its object.
+    uid: String,
+    /// The object's spec, the last that could be read: limits and rollout apply as it says now.
+    spec: ModelSpec,
+    created: i64,
+    /// Revisions, the newest last.
+    slots: Vec<Slot>,
+    /// The revision to serve.
+    serve: Option<String>,
+    /// The revision to prepare.
+    ahead: Option<String>,
+    /// Whether the fleet has a revision that has proved itself.
+    has_stable: bool,
+    /// Whether a controller has assigned it.
+    assigned: bool,
+    /// The last value of the annotation that asks for another try.
+    retry: Option<String>,
+    /// Why what was assigned, or is asked for now, is not taken up.
+    #[serde(skip)]
+    problem: Option<String>,
+    /// Since when a revision is assigned of which nothing is known: its object may be on its way here.
+    #[serde(skip)]
+    unknown_since: Option<Instant>,
+    #[serde(skip)]
+    unassigned_since: Option<Instant>,
+}
+
+/// What a look at the objects has brought.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct News {
+    /// Whether something else is to be served or prepared, or under other limits.
+    pub(super) changed: bool,
+    /// Models for which another try is asked.
+    pub(super) retries: Vec<String>,
+}
+
+impl Memory {
+    /// What the last process knew; nothing, if that cannot be read.
+    pub(super) fn read(path: &Path) -> Self {
+        match std::fs::read(path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                tracing::warn!(path = %path.display(), %error, "what was known of the cluster cannot be read; beginning anew");
+                Self::default()
+            }),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::warn!(path = %path.display(), %error, "failed to read what was known of the cluster");
+                }
+                Self::default()
+            }
+        }
+    }
+
+    /// Keeps what is known for the next process. A folder that cannot be written costs only that.
+    pub(super) fn write(&self, path: &Path) {
+        let staged = path.with_extension("json.new");
+        let bytes = serde_json::to_vec(self).expect("models have string keys only");
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let written = std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(&staged, bytes))
+            .and_then(|()| std::fs::File::open(&staged)?.sync_all())
+            .and_then(|()| std::fs::rename(&staged, path));
+        if let Err(error) = written {
+            tracing::warn!(path = %path.display(), %error, "failed to keep what is known of the cluster: a start without it has nothing to begin with");
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.models.is_empty()
+    }
+
+    /// Takes in what was read of the cluster.
+    pub(super) fn learn(
+        &mut self,
+        models: &[ModelObject],
+        replicas: &BTreeMap<String, Replica>,
+        (defaults, now): (&Defaults, Instant),
+    ) -> News {
+        let mut news = News::default();
+        // A model whose object is gone goes on until its replica is gone too: the controller decides when.
+        let gone =
+            |name: &String| !models.iter().any(|model| model.name == *name) && !replicas.contains_key(name);
+        let before = self.models.len();
+        self.models.retain(|name, _| !gone(name));
+        news.changed |= self.models.len() != before;
+        for model in models {
+            let replica = replicas.get(&model.name);
+            let replica = replica.filter(|replica| replica.body.model_uid == model.uid);
+            let before = self.models.get(&model.name).cloned();
+            let Some(mut known) = remembered(before.as_ref(), model, replica.is_some(), now) else {
+                continue;
+            };
+            known.slots_of(model);
+            known.problem = None;
+            let possible = |known: &Remembered| known.target(&model.name, defaults).map(|_| ());
+            if let Some(before) = &before
+                && let Err(problem) = possible(&known)
+            {
+                // Limits that do not hold do not end what serves.
+                known.spec = before.spec.clone();
+                known.problem = Some(problem);
+            }
+            let (serve, ahead) = (known.serve.clone(), known.ahead.clone());
+            match replica {
+                Some(replica) => known.assign(replica, now),
+                None => known.without_assignment(model, now),
+            }
+            if let Err(problem) = possible(&known) {
+                (known.serve, known.ahead) = (serve, ahead);
+                known.problem = Some(problem);
+            }
+            if replica.is_some_and(|replica| replica.body.retry != known.retry) {
+                known.retry = replica.and_then(|replica| replica.body.retry.clone());
+                if before.is_some() {
+                    news.retries.push(model.name.clone());
+                }
+            }
+            news.changed |= before.is_none_or(|before| !before.is_as(&known));
+            self.models.insert(model.name.clone(), known);
+        }
+        news
+    }
+
+    /// The models to serve. One that cannot be begun is left out, and so is one whose name another one has.
+    pub(super) fn desired(&self, defaults: &Defaults) -> Desired {
+        let mut order: Vec<(&String, &Remembered)> = self.models.iter().collect();
+        order.sort_by_key(|(name, known)| (!known.assigned, !known.has_stable, known.created, *name));
+        let (mut all, mut taken) = (Desired::new(), BTreeSet::new());
+        for (name, known) in order {
+            match known.target(name, defaults) {
+                Ok(Some(target)) => {
+                    if let Some(twice) = target.names.iter().find(|name| taken.contains(*name)) {
+                        tracing::warn!(model = name, served_name = %twice, "another model has this name: not served");
+                        continue;
+                    }
+                    taken.extend(target.names.iter().cloned());
+                    all.insert(target.key.clone(), Arc::new(target));
+                }
+                Ok(None) => {}
+                Err(problem) => tracing::error!(model = name, problem, "the model cannot be served"),
+            }
+        }
+        all
+    }
+
+    /// Why what was assigned is not taken up, if that is so.
+    pub(super) fn problem(&self, model: &str, now: Instant) -> Option<String> {
+        let known = self.models.get(model)?;
+        let unknown = known.unknown_since.is_some_and(|since| now.duration_since(since) >= PATIENCE);
+        let unknown = unknown.then(|| "a revision was assigned that its Model does not describe".to_owned());
+        known.problem.clone().or(unknown)
+    }
+}
+
+/// What is known of a model once its object was seen; `None` while an object of the same name is another model and this one
+/// still serves.
+fn remembered(
+    before: Option<&Remembered>,
+    model: &ModelObject,
+    assigned: bool,
+    now: Instant,
+) -> Option<Remembered> {
+    if let Some(before) = before {
+        if before.uid == model.uid {
+            let mut known = before.clone();
+            if let Ok(spec) = &model.spec {
+                known.spec = spec.clone();
+            }
+            return Some(known);
+        }
+        // Another model: what serves goes on until the controller has said what to do, or is away.
+        let since = before.unassigned_since.unwrap_or(now);
+        if !assigned && now.duration_since(since) < PATIENCE {
+            return None;
+        }
+    }
+    Some(Remembered {
+        uid: model.uid.clone(),
+        spec: model.spec.clone().ok()?,
+        created: model.created,
+        slots: Vec::new(),
+        serve: None,
+        ahead: None,
+        has_stable: false,
+        assigned: false,
+        retry: None,
+        problem: None,
+        unknown_since: None,
+        unassigned_since: None,
+    })
+}
+
+impl Remembered {
+    /// Remembers the revisions that the object names.
+    fn slots_of(&mut self, model: &ModelObject) {
+        let spec = model.spec.as_ref().ok().map(|spec| Slot {
+            revision: revision_of(spec),
+            generation: model.generation,
+            digest: None,
+            spec: FrozenSpec::of(spec),
+        });
+        let status = model.status.as_ref();
+        let (target, stable) = (status.and_then(|s| s.target.clone()), status.and_then(|s| s.stable.clone()));
+        self.has_stable = stable.is_some() || (status.is_none() && self.has_stable);
+        // What the status has may be pinned to a digest: it counts.
+        for slot in [spec, target, stable].into_iter().flatten() {
+            let known = self.slots.iter().position(|known| known.revision == slot.revision);
+            match known {
+                Some(known) if slot.digest.is_some() || self.slots[known].digest.is_none() => {
+                    self.slots[known] = slot;
+                }
+                Some(_) => {}
+                None => self.slots.push(slot),
+            }
+        }
+        let needed = [self.serve.clone(), self.ahead.clone()];
+        while self.slots.len() > MOST_SLOTS {
+            let surplus = self.slots.iter().position(|slot| !needed.contains(&Some(slot.revision.clone())));
+            self.slots.remove(surplus.unwrap_or_default());
+        }
+    }
+
+    /// What the controller says. A revision of which nothing is known yet changes nothing.
+    fn assign(&mut self, replica: &Replica, now: Instant) {
+        self.assigned = true;
+        self.unassigned_since = None;
+        let wanted = [replica.body.revision.as_ref(), replica.body.prefetch_revision.as_ref()];
+        if wanted.into_iter().flatten().any(|revision| self.slot(revision).is_none()) {
+            self.unknown_since.get_or_insert(now);
+            return;
+        }
+        self.unknown_since = None;
+        self.serve.clone_from(&replica.body.revision);
+        let ahead = replica.body.prefetch_revision.clone();
+        self.ahead = ahead.filter(|ahead| Some(ahead) != self.serve.as_ref());
+    }
+
+    /// What is served when no controller speaks: for a while what is served now, then what has proved itself, then what the
+    /// object asks for.
+    fn without_assignment(&mut self, model: &ModelObject, now: Instant) {
+        self.unknown_since = None;
+        let since = *self.unassigned_since.get_or_insert(now);
+        let waited = now.duration_since(since) >= PATIENCE;
+        let stable = model.status.as_ref().and_then(|status| status.stable.as_ref());
+        if self.serve.is_some() && !waited {
+            return;
+        }
+        self.assigned = false;
+        self.ahead = None;
+        match (stable, &model.spec) {
+            (Some(stable), _) => self.serve = Some(stable.revision.clone()),
+            (None, Ok(spec)) if waited && !model.deleting => self.serve = Some(revision_of(spec)),
+            (None, _) => {}
+        }
+    }
+
+    fn slot(&self, revision: &str) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.revision == revision)
+    }
+
+    fn target(&self, name: &str, defaults: &Defaults) -> Result<Option<Target>, String> {
+        let build = |revision: &String, purpose| {
+            let slot =
+                self.slot(revision).ok_or_else(|| format!("nothing is known of revision {revision}"))?;
+            self.build(name, slot, purpose, defaults)
+        };
+        let serving = if self.has_stable { Purpose::Needed } else { Purpose::Serve };
+        match (&self.serve, &self.ahead) {
+            (Some(serve), ahead) => {
+                let mut target = build(serve, serving)?;
+                target.ahead =
+                    ahead.as_ref().map(|ahead| build(ahead, Purpose::Prepare)).transpose()?.map(Arc::new);
+                Ok(Some(target))
+            }
+            (None, Some(ahead)) => build(ahead, Purpose::Prepare).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn build(
+        &self,
+        name: &str,
+        slot: &Slot,
+        purpose: Purpose,
+        defaults: &Defaults,
+    ) -> Result<Target, String> {
+        let FrozenSpec { served_name, source, tokenizer, runtime, verify } = slot.spec.clone();
+        let RolloutSpec { swap_policy, drain_seconds, after_drain, watch, .. } = self.spec.rollout.clone();
+        let spec = ModelSpec {
+            gateway_ref: None,
+            served_name,
+            aliases: self.spec.aliases.clone(),
+            source,
+            tokenizer,
+            runtime,
+            limits: self.spec.limits.clone(),
+            verify,
+            rollout: RolloutSpec { swap_policy, drain_seconds, after_drain, watch, ..RolloutSpec::default() },
+            paused: false,
+        };
+        let document = ModelDocument { name: name.to_owned(), spec };
+        let mut target = Target::from_document(&document, defaults).map_err(|error| error.to_string())?;
+        target.revision.clone_from(&slot.revision);
+        target.purpose = purpose;
+        if let Some(digest) = &slot.digest {
+            target.digest = Some(digest.parse().map_err(|error| format!("the pinned digest: {error}"))?);
+        }
+        Ok(target)
+    }
+
+    /// Whether the same is to be served, prepared and allowed.
+    fn is_as(&self, other: &Self) -> bool {
+        let Self { uid, spec, slots, serve, ahead, has_stable, .. } = self;
+        (uid, spec, slots, serve, ahead, has_stable)
+            == (&other.uid, &other.spec, &other.slots, &other.serve, &other.ahead, &other.has_stable)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+//! Who is listened to, and what goes on when nobody speaks.
+
+use serde_json::json;
+
+use super::*;
+use crate::k8s::crd::{ModelStatus, ReplicaBody, ReplicaStatus};
+use crate::model::{HugePages, LiveLimits, LoadLimits, MemoryLimits};
+
+fn defaults() -> Defaults {
+    Defaults {
+        load: LoadLimits {
+            context_tokens: None,
+            rows: 4,
+            huge_pages: HugePages::Never,
+            chunk_tokens: 64,
+            queue: 10,
+            draft_tokens: 0,
+            memory: MemoryLimits::default(),
+        },
+        live: LiveLimits {
+            concurrent: 4,
+            queue: 10,
+            output_tokens: None,
+            request_timeout: Duration::from_mins(1),
+            unload_after_idle: None,
+        },
+        model_root: "/models".into(),
+    }
+}
+
+fn spec(path: &str) -> ModelSpec {
+    serde_json::from_value(json!({"source": {"path": path}})).unwrap()
+}
+
+fn revision(path: &str) -> String {
+    revision_of(&spec(path))
+}
+
+fn slot(path: &str) -> Slot {
+    Slot { revision: revision(path), generation: 1, digest: None, spec: FrozenSpec::of(&spec(path)) }
+}
+
+fn model(path: &str, stable: Option<&str>) -> ModelObject {
+    ModelObject {
+        name: "chat".to_owned(),
+        uid: "one".to_owned(),
+        generation: 1,
+        created: 1,
+        resource_version: "1".to_owned(),
+        deleting: false,
+        retry: None,
+        spec: Ok(spec(path)),
+        status: Some(ModelStatus { stable: stable.map(slot), ..ModelStatus::default() }),
+    }
+}
+
+fn assigned(serve: Option<&str>, ahead: Option<&str>) -> BTreeMap<String, Replica> {
+    let body = ReplicaBody {
+        pod_name: "pod".to_owned(),
+        model_name: "chat".to_owned(),
+        model_uid: "one".to_owned(),
+        revision: serve.map(revision),
+        prefetch_revision: ahead.map(revision),
+        epoch: 1,
+        retry: None,
+    };
+    let replica = Replica {
+        object: "pod.chat".to_owned(),
+        uid: "r".to_owned(),
+        body,
+        status: ReplicaStatus::default(),
+    };
+    BTreeMap::from([("chat".to_owned(), replica)])
+}
+
+struct Pod {
+    memory: Memory,
+    began: Instant,
+}
+
+impl Pod {
+    fn new() -> Self {
+        Self { memory: Memory::default(), began: Instant::now() }
+    }
+
+    fn learn(&mut self, seconds: u64, models: &[ModelObject], replicas: &BTreeMap<String, Replica>) -> News {
+        self.memory.learn(models, replicas, (&defaults(), self.began + Duration::from_secs(seconds)))
+    }
+
+    /// What is served, and what is prepared.
+    fn wants(&self) -> Option<(String, Option<String>, Purpose)> {
+        let all = self.memory.desired(&defaults());
+        let target = all.values().next()?;
+        let ahead = target.ahead.as_ref().map(|ahead| ahead.revision.clone());
+        Some((target.revision.clone(), ahead, target.purpose))
+    }
+}
+
+#[test]
+fn an_assignment_comes_before_what_the_object_says() {
+    let mut pod = Pod::new();
+    assert!(pod.learn(0, &[model("new", Some("old"))], &assigned(Some("old"), Some("new"))).changed);
+    assert_eq!(pod.wants(), Some((revision("old"), Some(revision("new")), Purpose::Needed)));
+    assert!(!pod.learn(1, &[model("new", Some("old"))], &assigned(Some("old"), Some("new"))).changed);
+    pod.learn(2, &[model("new", Some("old"))], &assigned(Some("new"), None));
+    assert_eq!(pod.wants(), Some((revision("new"), None, Purpose::Needed)));
+}
+
+#[test]
+fn a_first_revision_is_prepared_before_it_serves() {
+    let mut pod = Pod::new();
+    pod.learn(0, &[model("new", None)], &assigned(None, Some("new")));
+    assert_eq!(pod.wants(), Some((revision("new"), None, Purpose::Prepare)));
+    pod.learn(0, &[model("new", None)], &assigned(Some("new"), None));
+    assert_eq!(pod.wants(), Some((revision("new"), None, Purpose::Serve)));
+}
+
+#[test]
+fn without_a_controller_the_stable_revision_serves_and_then_what_the_object_says() {
+    let mut pod = Pod::new();
+    pod.learn(0, &[model("new", Some("old"))], &BTreeMap::new());
+    assert_eq!(pod.wants().unwrap().0, revision("old"), "what has proved itself, at once");
+    let mut fresh = Pod::new();
+    fresh.learn(0, &[model("new", None)], &BTreeMap::new());
+    fresh.learn(29, &[model("new", None)], &BTreeMap::new());
+    assert_eq!(fresh.wants(), None, "a controller may still speak");
+    fresh.learn(30, &[model("new", None)], &BTreeMap::new());
+    assert_eq!(fresh.wants().unwrap().0, revision("new"));
+}
+
+#[test]
+fn a_replica_that_is_deleted_by_hand_changes_nothing_for_a_while() {
+    let mut pod = Pod::new();
+    pod.learn(0, &[model("new", Some("old"))], &assigned(Some("new"), None));
+    assert!(!pod.learn(1, &[model("new", Some("old"))], &BTreeMap::new()).changed);
+    assert!(pod.learn(31, &[model("new", Some("old"))], &BTreeMap::new()).changed);
+    assert_eq!(pod.wants().unwrap().0, revision("old"));
+}
+
+#[test]
+fn a_deleted_model_goes_on_until_its_replica_is_gone_too() {
+    let mut pod = Pod::new();
+    pod.learn(0, &[model("a", Some("a"))], &assigned(Some("a"), None));
+    assert!(!pod.learn(1, &[], &assigned(Some("a"), None)).changed);
+    assert!(pod.learn(2, &[], &BTreeMap::new()).changed);
+    assert_eq!(pod.wants(), None);
+}
+
+#[test]
+fn another_model_of_the_same_name_waits_for_the_controller() {
+    let mut pod = Pod::new();
+    pod.learn(0, &[model("a", Some("a"))], &assigned(Some("a"), None));
+    let other = ModelObject { uid: "two".to_owned(), ..model("b", None) };
+    pod.learn(1, &[other.clone()], &assigned(Some("a"), None));
+    assert_eq!(pod.wants().unwrap().0, revision("a"), "the replica speaks of the model that was");
+    let mut replicas = assigned(None, Some("b"));
+    replicas.get_mut("chat").unwrap().body.model_uid = "two".to_owned();
+    pod.learn(2, &[other], &replicas);
+    assert_eq!(pod.wants(), Some((revision("b"), None, Purpose::Prepare)));
+}
+
+#[test]
+fn an_assignment_that_cannot_be_understood_leaves_what_serves_alone() {
+    let mut pod = Pod::new();
+    pod.learn(0, &[model("a", Some("a"))], &assigned(Some("a"), None));
+    // Of a revision that the object, seen through an older watch, does not describe.
+    pod.learn(1, &[model("a", Some("a"))], &assigned(Some("unheard"), None));
+    assert_eq!(pod.wants().unwrap().0, revision("a"));
+    assert_eq!(pod.memory.problem("chat", pod.began + Duration::from_secs(5)), None, "it may be on its way");
+    pod.learn(40, &[model("a", Some("a"))], &assigned(Some("unheard"), None));
+    assert!(pod.memory.problem("chat", pod.began + Duration::from_secs(40)).is_some());
+    // A path that leaves the model root: an older schema let it pass.
+    let mut wrong = model("a", Some("a"));
+    wrong.status.as_mut().unwrap().target =
+        Some(Slot { revision: "0123456789".to_owned(), ..slot("../secrets") });
+    let mut replicas = assigned(None, None);
+    replicas.get_mut("chat").unwrap().body.revision = Some("0123456789".to_owned());
+    pod.learn(41, &[wrong], &replicas);
+    assert_eq!(pod.wants().unwrap().0, revision("a"));
+    assert!(pod.memory.problem("chat", pod.began).unwrap().contains("secrets"));
+}
+
+#[test]
+fn a_new_value_of_the_annotation_asks_for_another_try_once() {
+    let mut pod = Pod::new();
+    pod.learn(0, &[model("a", None)], &assigned(None, Some("a")));
+    let mut replicas = assigned(None, Some("a"));
+    replicas.get_mut("chat").unwrap().body.retry = Some("again".to_owned());
+    assert_eq!(pod.learn(1, &[model("a", None)], &replicas).retries, ["chat"]);
+    assert!(pod.learn(2, &[model("a", None)], &replicas).retries.is_empty());
+}
+
+#[test]
+fn a_digest_that_the_controller_has_pinned_is_kept() {
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let mut pinned = model("a", Some("a"));
+    pinned.status.as_mut().unwrap().stable.as_mut().unwrap().digest = Some(digest.clone());
+    let mut pod = Pod::new();
+    pod.learn(0, &[pinned], &assigned(Some("a"), None));
+    let all = pod.memory.desired(&defaults());
+    assert_eq!(all.values().next().unwrap().digest.as_ref().unwrap().to_string(), digest);
+}
+
+#[test]
+fn what_is_known_survives_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("_cluster.json");
+    let mut pod = Pod::new();
+    pod.learn(0, &[model("new", Some("old"))], &assigned(Some("old"), Some("new")));
+    pod.memory.write(&path);
+    let mut next = Pod { memory: Memory::read(&path), began: pod.began };
+    assert_eq!(next.wants(), pod.wants());
+    assert!(!next.learn(1, &[model("new", Some("old"))], &assigned(Some("old"), Some("new"))).changed);
+    std::fs::write(&path, b"{").unwrap();
+    assert!(Memory::read(&path).is_empty(), "a broken file is told and left behind");
+}

@@ -1,0 +1,123 @@
+//! The metrics of what is heard from the cluster, and of what the controller does in it.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+
+use super::Declare;
+
+/// Values of the label `phase` of a rollout.
+const PHASES: [&str; 7] = ["Idle", "Preparing", "Canary", "Rolling", "RollingBack", "Paused", "Failed"];
+
+/// The families.
+pub(super) struct Cluster {
+    watch_healthy: IntGaugeVec,
+    watch_errors: IntCounterVec,
+    writes: IntCounterVec,
+    leader: IntGauge,
+    leader_changes: IntCounter,
+    rollout_phase: IntGaugeVec,
+    rollouts: IntCounterVec,
+}
+
+impl Cluster {
+    pub(super) fn new(on: &Declare<'_>) -> Self {
+        Self {
+            watch_healthy: on.gauges(
+                "watch_healthy",
+                "1 while the objects of this kind are being watched, 0 while what is known of them may be old.",
+                &["resource"],
+            ),
+            watch_errors: on.counters(
+                "watch_errors_total",
+                "Errors while watching objects of this kind, by status code of the apiserver, or `connection`.",
+                &["resource", "code"],
+            ),
+            writes: on.counters(
+                "cluster_writes_total",
+                "Writes to the apiserver, by kind of object and outcome: written, conflict, refused, failed.",
+                &["resource", "outcome"],
+            ),
+            leader: on.gauge("controller_leader", "1 while this controller holds the lease, else 0."),
+            leader_changes: on
+                .counter("controller_leader_changes_total", "Times that this controller began to hold the lease."),
+            rollout_phase: on.gauges(
+                "rollout_phase",
+                "1 for the phase in which the rollout of a model is, 0 for the others.",
+                &["model", "phase"],
+            ),
+            rollouts: on.counters(
+                "rollouts_total",
+                "Rollouts that ended, by outcome: complete, failed, superseded.",
+                &["model", "outcome"],
+            ),
+        }
+    }
+}
+
+/// How a write to the apiserver ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// It is stored.
+    Written,
+    /// Somebody else was faster: what was written from is old.
+    Conflict,
+    /// The apiserver does not allow it, or does not accept the object.
+    Refused,
+    /// The apiserver was not reached, or failed.
+    Failed,
+}
+
+impl WriteOutcome {
+    /// Value of the label `outcome`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Conflict => "conflict",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl super::Metrics {
+    /// Tells whether objects of a kind are being watched.
+    pub fn watch_healthy(&self, resource: &'static str, healthy: bool) {
+        self.cluster.watch_healthy.with_label_values(&[resource]).set(i64::from(healthy));
+    }
+
+    /// Counts an error of a watch; `code` is a status code, or `None` when no answer came.
+    pub fn watch_error(&self, resource: &'static str, code: Option<u16>) {
+        let code = code.map_or_else(|| "connection".to_owned(), |code| code.to_string());
+        self.cluster.watch_errors.with_label_values(&[resource, &code]).inc();
+    }
+
+    /// Counts a write to the apiserver.
+    pub fn cluster_write(&self, resource: &'static str, outcome: WriteOutcome) {
+        self.cluster.writes.with_label_values(&[resource, outcome.label()]).inc();
+    }
+
+    /// Tells whether this controller holds the lease.
+    pub fn leading(&self, leading: bool) {
+        if leading && self.cluster.leader.get() == 0 {
+            self.cluster.leader_changes.inc();
+        }
+        self.cluster.leader.set(i64::from(leading));
+    }
+
+    /// Tells in which phase the rollout of a model is; `None` forgets the model.
+    pub fn rollout_phase(&self, model: &str, phase: Option<&'static str>) {
+        for one in PHASES {
+            match phase {
+                Some(phase) => {
+                    self.cluster.rollout_phase.with_label_values(&[model, one]).set(i64::from(one == phase));
+                }
+                // An error means that it never was there.
+                None => drop(self.cluster.rollout_phase.remove_label_values(&[model, one])),
+            }
+        }
+    }
+
+    /// Counts a rollout that ended. `outcome` is a word of ours.
+    pub fn rollout_ended(&self, model: &str, outcome: &'static str) {
+        self.cluster.rollouts.with_label_values(&[model, outcome]).inc();
+    }
+}
