@@ -33,8 +33,6 @@ use crate::telemetry::LogControl;
 
 /// Time for a connection to the hub or another server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A download that brings nothing for so long is begun again where it stopped.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often steps are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// After the deadline has ended all generations, answers have so long to reach their clients.
@@ -439,7 +437,7 @@ fn fetch_settings(sources: &SourceSettings, target: Option<&Target>) -> anyhow::
         hub_cache: sources.hub_cache(),
         download_cache: sources.cache_folder(),
         connect_timeout: CONNECT_TIMEOUT,
-        stall_timeout: STALL_TIMEOUT,
+        stall_timeout: sources.stall_timeout,
         maximum_file_bytes: sources.max_download_bytes,
     })
 }

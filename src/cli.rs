@@ -145,7 +145,7 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
         .context("failed to start the async runtime")?;
     let outcome = runtime.block_on(async {
         let listeners = Listeners::bind(&settings).await?;
-        app::run(settings, listeners, requests).await
+        Box::pin(app::run(settings, listeners, requests)).await
     });
     // Without waiting for a thread that is stuck.
     runtime.shutdown_background();

@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    fn object(spec: Value, status: Value) -> ModelObject {
+    fn object(spec: &Value, status: &Value) -> ModelObject {
         let object = json!({
             "apiVersion": "inference-gateway.io/v1alpha1", "kind": "Model",
             "metadata": {"name": "chat", "uid": "u", "generation": 3, "creationTimestamp": "2026-01-01T00:00:00Z"},
@@ -121,19 +121,20 @@ mod tests {
 
     #[test]
     fn what_another_version_has_written_is_told_apart_from_what_is_wrong() {
-        let unknown = object(json!({"source": {"path": "a", "torrent": "x"}}), json!({}));
+        let unknown = object(&json!({"source": {"path": "a", "torrent": "x"}}), &json!({}));
         let Err(Unreadable::Unknown(told)) = unknown.spec else { panic!("{:?}", unknown.spec) };
         assert!(told.contains("spec.source") && told.contains("torrent"), "{told}");
-        let invalid = object(json!({"source": {"path": 7}}), json!({}));
+        let invalid = object(&json!({"source": {"path": 7}}), &json!({}));
         let Err(Unreadable::Invalid(told)) = invalid.spec else { panic!("{:?}", invalid.spec) };
         assert!(told.contains("spec.source.path"), "{told}");
     }
 
     #[test]
     fn a_status_of_another_version_does_not_hide_the_object() {
-        let fine = object(json!({"source": {"path": "a"}}), json!({"observedGeneration": 2, "newField": 1}));
+        let fine =
+            object(&json!({"source": {"path": "a"}}), &json!({"observedGeneration": 2, "newField": 1}));
         assert_eq!(fine.status.unwrap().observed_generation, 2);
-        let strange = object(json!({"source": {"path": "a"}}), json!({"rollout": {"phase": "Dreaming"}}));
+        let strange = object(&json!({"source": {"path": "a"}}), &json!({"rollout": {"phase": "Dreaming"}}));
         assert!(strange.status.is_none() && strange.spec.is_ok());
     }
 }

@@ -95,6 +95,14 @@ impl Budget {
         let prefix_bytes = limits.prefix_bytes.unwrap_or((free / 4).min(MOST_PREFIX_BYTES)) as usize;
         Ok(Self { cache_tokens, prefix_bytes })
     }
+
+    /// Bytes that the engine may come to use.
+    pub(super) fn promised_bytes(self, geometry: Geometry) -> u64 {
+        // Without a cache there is no limit of tokens, and nothing to take.
+        let cache = (self.cache_tokens as u64).saturating_mul(geometry.cache_bytes_per_token as u64);
+        let prefixes = if geometry.keeps_prefixes { self.prefix_bytes as u64 } else { 0 };
+        cache + prefixes
+    }
 }
 
 #[cfg(test)]
@@ -126,6 +134,17 @@ mod tests {
     fn little_memory_is_shared_out_of_what_is_free() {
         let budget = Budget::new(limits(10_000_000), GEOMETRY, 5_000_000).unwrap();
         assert_eq!(budget, Budget { cache_tokens: 2000, prefix_bytes: 1_000_000 });
+    }
+
+    #[test]
+    fn what_one_model_may_come_to_use_is_not_given_to_another() {
+        let first = Budget::new(limits(100_000_000), GEOMETRY, 10_000_000).unwrap();
+        let promised = first.promised_bytes(GEOMETRY);
+        assert_eq!(promised, 4_000_000 + 20_000_000);
+        let second = Budget::new(limits(100_000_000), GEOMETRY, 60_000_000 + promised).unwrap();
+        assert_eq!(second, Budget { cache_tokens: 3000, prefix_bytes: 1_500_000 });
+        let none = Geometry { cache_bytes_per_token: 0, keeps_prefixes: false, ..GEOMETRY };
+        assert_eq!(Budget::new(limits(1), none, 2).unwrap().promised_bytes(none), 0);
     }
 
     #[test]

@@ -57,6 +57,16 @@ impl Drains {
         self.going.is_empty()
     }
 
+    /// What there is to wait for, for a person; `None` when nothing is.
+    pub(super) fn told(&mut self) -> Option<String> {
+        self.look();
+        let models = self.going.iter().filter_map(|drain| drain.model.upgrade());
+        let requests =
+            models.map(|model| format!("{} requests of revision {}", model.in_flight(), model.revision));
+        let requests: Vec<String> = requests.collect();
+        (!self.is_empty()).then(|| format!("waits for the end of {}", requests.join(" and ")))
+    }
+
     /// Ends requests whose time has passed, and forgets what is gone.
     pub(super) fn look(&mut self) {
         let now = Instant::now();

@@ -12,6 +12,7 @@
 
 mod ahead;
 mod back;
+mod swap;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -20,7 +21,7 @@ use tokio::sync::watch;
 
 use self::ahead::Ahead;
 use super::drain::Drains;
-use super::history::{Doing, History, Stable};
+use super::history::{Doing, History};
 use super::plan::{Observed, Step, Window, plan};
 use super::reason::chain;
 use super::room::{self, Way};
@@ -29,7 +30,6 @@ use super::source::Progress;
 use super::store::Prepared;
 use super::workshop::{AttemptError, Workshop};
 use super::{Defaults, LoadedModel, ModelState, Reason, Target};
-use crate::metrics::SwapKind;
 
 /// Pause after the first attempt that failed in passing; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -37,8 +37,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// How often a watched revision is judged, and idle time and drains are looked at.
 const TICK: Duration = Duration::from_millis(250);
-/// Orders that follow each other closely are taken together.
-const SETTLE: Duration = Duration::from_millis(100);
+/// Orders that follow each other so closely are taken together.
+const SETTLE: Duration = Duration::from_millis(300);
+/// However closely they follow each other, one is followed after this.
+const LONGEST_SETTLING: Duration = Duration::from_secs(10);
 
 /// What a keeper is told.
 #[derive(Clone)]
@@ -264,7 +266,7 @@ impl Keeper {
                 if changed.is_err() {
                     return Ok(false);
                 }
-                tokio::time::sleep(SETTLE).await;
+                self.settle().await;
             }
             () = self.slot.demanded.notified() => self.demanded = self.unloaded.is_some(),
             () = self.slot.asked_to_sleep.notified() => self.asked_to_sleep = true,
@@ -278,6 +280,20 @@ impl Keeper {
         }
         self.drains.look();
         Ok(true)
+    }
+
+    /// Waits until no more orders come: each revision that is loaded and not wanted any more is work for nothing.
+    async fn settle(&mut self) {
+        let until = Instant::now() + LONGEST_SETTLING;
+        while Instant::now() < until {
+            let target = Arc::clone(&self.orders.borrow_and_update().target);
+            if self.serving.as_ref().is_none_or(|serving| serving.target.revision != target.revision) {
+                self.slot.set_state(&target.revision, ModelState::Pending, "");
+            }
+            if tokio::time::timeout(SETTLE, self.orders.changed()).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Tries to bring the wanted revision into service; a newer order ends the attempt.
@@ -320,7 +336,10 @@ impl Keeper {
         let needed_bytes = self.verify(target, &prepared).await?;
         // At most two revisions are in memory: whatever is going, or kept to go back to, goes first.
         self.drain_previous();
-        self.drains.all_gone().await;
+        if let Some(told) = self.drains.told() {
+            self.slot.set_state(&target.revision, ModelState::Waiting, &told);
+            self.drains.all_gone().await;
+        }
         let turn = self.workshop.turn().await;
         let way = self.make_room(target, needed_bytes).await?;
         self.history.begin(&target.revision, Doing::Loading);
@@ -384,69 +403,6 @@ impl Keeper {
         }
         self.previous = Some(serving);
         self.drains.all_gone().await;
-    }
-
-    /// Moves the pointer, and begins to watch if there is something to go back to.
-    fn swap(&mut self, new: Revision, started: Instant) {
-        let (target, key) = (Arc::clone(&new.target), self.slot.key.as_str());
-        let kind = match (&self.serving, &self.previous, &self.unloaded) {
-            (Some(old), _, _) | (None, Some(old), _) if old.target.revision == target.revision => {
-                SwapKind::Reload
-            }
-            (Some(_), _, _) | (None, Some(_), _) => SwapKind::Update,
-            (None, None, Some(_)) => SwapKind::Demand,
-            (None, None, None) => SwapKind::First,
-        };
-        drop(self.slot.swap(new.model.clone()));
-        let before = self.serving.replace(new);
-        self.unloaded = None;
-        self.demanded = false;
-        self.slot.hold_requests(false, 0);
-        self.slot.set_state(&target.revision, ModelState::Ready, "");
-        self.workshop.metrics.model_swapped(key, &target.revision, kind, started.elapsed());
-        // What was taken out to make room has been put there before.
-        self.previous = before.or_else(|| self.previous.take());
-        let window = Duration::from_secs(target.rollout.watch.window_seconds.into());
-        if kind == SwapKind::Update && !window.is_zero() {
-            self.history.begin(&target.revision, Doing::Watching);
-            self.watched_until = Some(Instant::now() + window);
-        } else {
-            self.close_window();
-        }
-    }
-
-    /// Gives up the revision before: what answers now has proved itself.
-    fn close_window(&mut self) {
-        self.watched_until = None;
-        self.drain_previous();
-        if let Some(serving) = &self.serving {
-            self.history.set_stable(Stable {
-                revision: serving.target.revision.clone(),
-                document: serving.target.document.clone(),
-                digest: serving.prepared.digest.as_ref().map(ToString::to_string),
-                memory_bytes: serving.model.as_ref().map_or(0, |model| model.memory_bytes),
-            });
-        }
-    }
-
-    fn drain_previous(&mut self) {
-        self.watched_until = None;
-        if let Some(Revision { target, prepared: _, model: Some(model) }) = self.previous.take() {
-            self.drains.begin(model, &target.rollout);
-        }
-    }
-
-    /// Gives the memory back until a request comes.
-    fn unload(&mut self) {
-        let Some(Revision { target, prepared: _, model: Some(model) }) = self.serving.take() else {
-            return;
-        };
-        tracing::info!(model = %self.slot.key, revision = target.revision, "nobody uses the model: giving its memory back");
-        self.slot.hold_requests(true, target.live.queue);
-        self.slot.set_state(&target.revision, ModelState::Unloaded, "");
-        drop(self.slot.swap(None));
-        self.unloaded = Some(target.revision.clone());
-        self.drains.begin(model, &target.rollout);
     }
 
     /// Notes why an attempt failed, and when it is made again.

@@ -61,6 +61,8 @@ pub(super) struct Started {
     pub(super) end_tokens: Vec<TokenId>,
     pub(super) engine: Engine,
     pub(super) metrics: ModelMetrics,
+    /// Memory that the engine may come to use, in bytes.
+    pub(super) promised_bytes: u64,
 }
 
 /// Why files do not make a model that answers. None of these gets better by trying again.
@@ -236,7 +238,7 @@ pub(super) fn start(runtime: &Runtime, opened: Opened, metrics: &Metrics) -> Res
     let metrics = metrics.model(model.as_str());
     let shared = Shared { turns: runtime.turns(), metrics: metrics.clone() };
     let engine = Engine::start(model.as_str(), backend, engine_limits, shared)?;
-    Ok(Started { tokenizer, end_tokens, engine, metrics })
+    Ok(Started { tokenizer, end_tokens, engine, metrics, promised_bytes: budget.promised_bytes(geometry) })
 }
 
 /// Where the JSON files may be: beside the graph, above its `onnx` folder, beside the tokenizer.

@@ -26,6 +26,8 @@ pub struct LoadedModel {
     pub digest: Option<Digest>,
     /// Memory that loading it took, in bytes.
     pub memory_bytes: u64,
+    /// Memory that its caches may come to take, in bytes.
+    pub promised_bytes: u64,
     /// Text to tokens and back.
     pub tokenizer: Arc<Tokenizer>,
     /// Tokens that end a text, from the model's own files.
@@ -51,6 +53,7 @@ pub(super) struct Parts {
     pub(super) revision: String,
     pub(super) digest: Option<Digest>,
     pub(super) memory_bytes: u64,
+    pub(super) promised_bytes: u64,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) end_tokens: Vec<TokenId>,
     pub(super) engine: Engine,
@@ -60,14 +63,25 @@ pub(super) struct Parts {
 
 impl LoadedModel {
     pub(super) fn new(parts: Parts, reaper: &Reaper) -> Arc<Self> {
-        let Parts { name, revision, digest, memory_bytes, tokenizer, end_tokens, engine, metrics, live } =
-            parts;
+        let Parts {
+            name,
+            revision,
+            digest,
+            memory_bytes,
+            promised_bytes,
+            tokenizer,
+            end_tokens,
+            engine,
+            metrics,
+            live,
+        } = parts;
         engine.set_limits(live.concurrent, live.queue);
         Arc::new(Self {
             name,
             revision,
             digest,
             memory_bytes,
+            promised_bytes,
             tokenizer,
             end_tokens,
             engine,

@@ -20,6 +20,8 @@ pub enum ModelState {
     Fetching,
     /// It is tried where it can do no harm.
     Verifying,
+    /// Requests of an earlier revision are waited for: at most two revisions are in memory.
+    Waiting,
     /// Tokenizer and graph are being loaded.
     Loading,
     /// A first generation is being run.
@@ -41,6 +43,7 @@ impl ModelState {
             Self::Pending => "pending",
             Self::Fetching => "fetching",
             Self::Verifying => "verifying",
+            Self::Waiting => "waiting",
             Self::Loading => "loading",
             Self::Warming => "warming",
             Self::Prepared => "prepared",

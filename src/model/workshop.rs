@@ -252,6 +252,12 @@ impl Workshop {
         )
     }
 
+    /// Memory that the engines of other models may come to use, in bytes. An earlier revision of the same model goes soon.
+    fn promised_to_others(&self, key: &ModelName) -> u64 {
+        let others = self.registry.slots().into_iter().filter(|slot| slot.key != *key);
+        others.filter_map(|slot| slot.serving()).map(|model| model.promised_bytes).sum()
+    }
+
     /// Waits for the turn to bring a model into memory.
     pub(super) async fn turn(&self) -> Turn {
         let permit = Arc::clone(&self.loading).acquire_owned().await;
@@ -292,7 +298,7 @@ impl Workshop {
             graph: prepared.graph.clone(),
             tokenizer: prepared.tokenizer.clone(),
             limits: target.load,
-            promised_bytes: 0,
+            promised_bytes: self.promised_to_others(&target.key),
         };
         let opened = self.open(request, turn).await?;
         // On a thread of ordinary priority, which the engine's thread inherits.
@@ -309,13 +315,14 @@ impl Workshop {
         let started = Instant::now();
         let loaded = memory::resident_bytes().unwrap_or_default().saturating_sub(before);
         verify::in_process(&started_engine, &target.verify).await?;
-        let load::Started { tokenizer, end_tokens, engine, metrics } = started_engine;
+        let load::Started { tokenizer, end_tokens, engine, metrics, promised_bytes } = started_engine;
         let model = LoadedModel::new(
             Parts {
                 name: target.served_name().clone(),
                 revision: target.revision.clone(),
                 digest: prepared.digest.clone(),
                 memory_bytes: loaded,
+                promised_bytes,
                 tokenizer,
                 end_tokens,
                 engine,

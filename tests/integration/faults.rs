@@ -4,6 +4,7 @@
 mod artifacts;
 #[cfg(feature = "failpoints")]
 mod crashes;
+mod downloads;
 mod swaps;
 
 use std::path::{Path, PathBuf};
@@ -16,6 +17,9 @@ use tokio::task::JoinHandle;
 
 use crate::harness::{Gateway, ModelsList, PATIENCE, ids, spawn, tiny};
 
+/// What the client in the background asks.
+const PROMPT: &str = "Once upon a time";
+
 /// A client that asks one model all the time, streaming and not, over connections that it keeps.
 struct Background {
     stop: Arc<AtomicBool>,
@@ -26,23 +30,36 @@ struct Background {
 impl Background {
     /// Begins to ask; every answer must be the tokens that the model gives now.
     async fn start(gateway: &Gateway) -> Self {
+        let golden = gateway.greedy(PROMPT, 6).await;
+        Self::expecting(gateway, vec![golden])
+    }
+
+    /// Begins to ask; answers are those of `tiny/llama`, and from some moment on those of `next`.
+    async fn across_a_swap_to(gateway: &Gateway, next: &str) -> Self {
+        let before = gateway.greedy(PROMPT, 6).await;
+        let after = Gateway::serving(&tiny(next), &[]).await.greedy(PROMPT, 6).await;
+        assert_ne!(before, after, "the models cannot be told apart");
+        Self::expecting(gateway, vec![before, after])
+    }
+
+    /// Each answer is one of `goldens`, and none comes after a later one.
+    fn expecting(gateway: &Gateway, goldens: Vec<Vec<u64>>) -> Self {
         let url = format!("http://{}/api/v1/inference", gateway.api);
         let client = reqwest::Client::new();
         let body = |stream: bool| {
-            json!({"text": "Once upon a time", "max_tokens": 6, "temperature": 0, "ignore_eos": true,
+            json!({"text": PROMPT, "max_tokens": 6, "temperature": 0, "ignore_eos": true,
                    "return_token_ids": true, "stream": stream})
         };
-        let golden = ask(&client, &url, &body(false)).await.unwrap();
         let (stop, answers) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (ended, counted) = (Arc::clone(&stop), Arc::clone(&answers));
         let task = spawn(async move {
-            let mut turn = 0;
+            let (mut turn, mut reached) = (0, 0);
             while !ended.load(Ordering::Relaxed) {
                 turn += 1;
                 let tokens = ask(&client, &url, &body(turn % 2 == 0)).await?;
-                if tokens != golden {
-                    return Err(format!("{tokens:?} instead of {golden:?}"));
-                }
+                let found = goldens[reached..].iter().position(|golden| *golden == tokens);
+                reached +=
+                    found.ok_or_else(|| format!("{tokens:?} instead of {goldens:?} from {reached} on"))?;
                 counted.fetch_add(1, Ordering::Relaxed);
             }
             Ok(())

@@ -99,7 +99,7 @@ fn phase(state: ModelState) -> ReplicaPhase {
         ModelState::Fetching => ReplicaPhase::Downloading,
         ModelState::Verifying => ReplicaPhase::Verifying,
         ModelState::Prepared => ReplicaPhase::Prepared,
-        ModelState::Loading => ReplicaPhase::Loading,
+        ModelState::Waiting | ModelState::Loading => ReplicaPhase::Loading,
         ModelState::Warming => ReplicaPhase::Warming,
         ModelState::Ready => ReplicaPhase::Ready,
         ModelState::Failed => ReplicaPhase::Failed,

@@ -8,6 +8,7 @@ mod oci;
 mod paths;
 mod registry;
 mod safety;
+#[path = "../../../tests/fixtures/tricky_server.rs"]
 pub(in crate::model) mod server;
 
 use std::path::{Path, PathBuf};

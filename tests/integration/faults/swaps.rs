@@ -79,10 +79,91 @@ async fn a_stream_longer_than_its_time_ends_with_an_event_that_says_so() {
     assert!(replaced > 0 && replaced + whole == 300, "{replaced} ended, {whole} whole");
 }
 
+/// Row 21, when requests are waited for: the old revision stays, and a third one waits for its turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_may_end_in_peace_keeps_a_third_revision_waiting() {
+    let (list, gateway) = serving(&["--max-batch-size=1", "--queue-limit=2000"]).await;
+    let patient = "rollout: {drainSeconds: 0, afterDrain: Wait, watch: {windowSeconds: 0}}";
+    let runtime = "runtime: {maxBatchSize: 1}, limits: {maxQueue: 2000}";
+    applied(&list, &gateway, &model(&tiny("gpt2-no-cache"), &format!("{runtime}, {patient}"))).await;
+    // One row: the last of these takes a while.
+    let body = json!({"text": "abc", "max_tokens": 200, "temperature": 0, "ignore_eos": true,
+                      "return_token_ids": true, "stream": true});
+    let url = format!("http://{}/api/v1/inference", gateway.api);
+    let client = reqwest::Client::new();
+    let golden = ask(&client, &url, &body).await.unwrap();
+    let streams: Vec<_> = (0..100)
+        .map(|_| {
+            let (client, url, body) = (client.clone(), url.clone(), body.clone());
+            spawn(async move { ask(&client, &url, &body).await })
+        })
+        .collect();
+    let began = Instant::now();
+    while gateway.sample("inference_gateway_requests_waiting{model=\"chat\"}").await < 90.0 {
+        assert!(began.elapsed() < PATIENCE, "the queue is not full");
+    }
+    applied(&list, &gateway, &model(&tiny("llama"), patient)).await;
+    list.write(&model(&tiny("gpt2"), patient));
+    gateway.reload();
+    let waits = wait(&gateway, |model| model["state"] == "waiting").await;
+    assert!(waits["reason"].as_str().unwrap().contains("requests of revision"), "{waits}");
+    assert_ne!(waits["serving"], waits["revision"]);
+    let unfinished = streams.iter().filter(|stream| !stream.is_finished()).count();
+    assert!(unfinished > 0, "the third revision waited for nothing");
+    for stream in join_all(streams).await {
+        assert_eq!(stream.unwrap().unwrap(), golden, "a stream ends on the model on which it began");
+    }
+    wait(&gateway, |model| model["state"] == "ready" && model["serving"] == model["revision"]).await;
+}
+
+/// Row 11: right when it is tried, and wrong in service.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revision_whose_numbers_go_wrong_in_service_is_replaced_by_the_one_before() {
+    let list = ModelsList::new(&model(&tiny("gpt2"), ""));
+    let gateway = list.gateway(&[]).await;
+    gateway.wait_ready().await;
+    let before = gateway.readyz().await.1["models"][0]["serving"].clone();
+    // Short texts never get as far as the numbers that are wrong.
+    let client = Background::start(&gateway).await;
+    let poisoned = copy("gpt2");
+    let status = crate::harness::python("tests/fixtures/poisoned_model.py")
+        .arg(prepared("tiny/gpt2/model.onnx"))
+        .arg("100")
+        .arg(poisoned.path().join("model.onnx"))
+        .status();
+    assert!(status.unwrap().success(), "the model was not made");
+    applied(&list, &gateway, &model(&text(&poisoned), "")).await;
+    for stream in [false, true] {
+        let long = json!({"text": "abc", "max_tokens": 150, "ignore_eos": true, "stream": stream});
+        let response = gateway.post(long.to_string()).send().await.unwrap();
+        let text = response.text().await.unwrap();
+        assert!(text.contains("\"code\":\"inference_failed\""), "{text}");
+        let failed = wait(&gateway, |model| model["state"] == "failed").await;
+        assert!(failed["reason"].as_str().unwrap().starts_with("SoakErrors: "), "{failed}");
+        assert_eq!(failed["serving"], before, "the revision before answers again");
+        if stream {
+            break;
+        }
+        // Another try is asked for, and ends the same way.
+        let retry = format!("http://{}/admin/models/chat/retry", gateway.admin);
+        assert!(gateway.client.post(retry).send().await.unwrap().status().is_success());
+        wait(&gateway, |model| model["state"] == "ready" && model["serving"] != before).await;
+    }
+    gateway.wait_sample("inference_gateway_requests_running{model=\"chat\"}", 0.0).await;
+    client.saw_no_failure().await;
+}
+
 /// Row 23.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_changes_in_five_seconds_end_on_the_last() {
     let (list, gateway) = serving(&[]).await;
+    let llama = gateway.greedy(PROMPT, 6).await;
+    let gpt2 = Gateway::serving(&tiny("gpt2"), &[]).await.greedy(PROMPT, 6).await;
+    // The last one serves llama again; at most two come between.
+    let goldens = [&llama, &gpt2, &llama, &gpt2, &llama].map(Clone::clone);
+    let client = Background::expecting(&gateway, goldens.to_vec());
+    let loads = "inference_gateway_model_load_duration_seconds_count{model=\"chat\",phase=\"load\"}";
+    let before = gateway.sample(loads).await;
     for change in 0..20 {
         let (name, context) = if change % 2 == 0 { ("gpt2", 50 + change) } else { ("llama", 50 + change) };
         list.write(&model(&tiny(name), &format!("runtime: {{contextLength: {context}}}, {AT_ONCE}")));
@@ -94,6 +175,9 @@ async fn twenty_changes_in_five_seconds_end_on_the_last() {
     let request = json!({"text": "abc", "max_tokens": 100});
     let (status, body) = gateway.infer(&request).await;
     assert!(status == 400 && body.to_string().contains("69 tokens"), "the last change: {body} {settled}");
+    let loads = gateway.sample(loads).await - before;
+    assert!((1.0..=3.0).contains(&loads), "{loads} loads for one revision that counts");
+    client.saw_no_failure().await;
 }
 
 /// Row 23, the other half.

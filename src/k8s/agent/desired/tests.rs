@@ -151,7 +151,7 @@ fn another_model_of_the_same_name_waits_for_the_controller() {
     let mut pod = Pod::new();
     pod.learn(0, &[model("a", Some("a"))], &assigned(Some("a"), None));
     let other = ModelObject { uid: "two".to_owned(), ..model("b", None) };
-    pod.learn(1, &[other.clone()], &assigned(Some("a"), None));
+    pod.learn(1, std::slice::from_ref(&other), &assigned(Some("a"), None));
     assert_eq!(pod.wants().unwrap().0, revision("a"), "the replica speaks of the model that was");
     let mut replicas = assigned(None, Some("b"));
     replicas.get_mut("chat").unwrap().body.model_uid = "two".to_owned();
