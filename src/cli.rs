@@ -6,7 +6,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{Arg, ArgMatches, Args, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, value_parser};
 
 use crate::app::{self, Listeners, Report, Requests};
 use crate::config::{self, Resolved, Settings};
@@ -38,6 +38,10 @@ pub fn run() -> anyhow::Result<()> {
     {
         return pack(folder);
     }
+    if matches.subcommand_matches("config").is_some_and(|config| config.get_flag("markdown")) {
+        let reference = config::reference(&Settings::augment_args(Command::new("inference-gateway")));
+        return Ok(std::io::stdout().write_all(reference.as_bytes())?);
+    }
     if let Some(wanted) = matches.subcommand_matches("crd") {
         return print_definitions(wanted.get_one::<String>("kind").map(String::as_str));
     }
@@ -57,7 +61,13 @@ fn command() -> Command {
     let serve =
         Settings::augment_args(Command::new("serve").about("Serve the API (also without a subcommand)"));
     let config =
-        Settings::augment_args(Command::new("config").about("Print every setting, its value and its origin"));
+        Settings::augment_args(Command::new("config").about("Print every setting, its value and its origin"))
+            .arg(
+                Arg::new("markdown")
+                    .long("markdown")
+                    .action(ArgAction::SetTrue)
+                    .help("Print their reference instead"),
+            );
     let verify = Settings::augment_args(
         Command::new("verify")
             .about("Check a model: its files against its manifest, then load it and generate a little"),

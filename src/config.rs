@@ -4,6 +4,7 @@
 //! its effect; `inference-gateway config` prints what is in force and where it came from.
 
 mod cluster;
+mod reference;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 pub use self::cluster::ClusterSettings;
+pub use self::reference::reference;
 use crate::model::source::{HostPattern, Network};
 use crate::model::spec::{Bytes, HttpUrl, Source, SourceError};
 use crate::model::{HugePages, ModelName};

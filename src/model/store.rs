@@ -11,7 +11,6 @@
 //! loaded or that stays for ever. Nothing in here reads the environment or logs in.
 
 mod error;
-mod external_data;
 mod gather;
 mod place;
 mod prune;

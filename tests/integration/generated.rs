@@ -5,17 +5,39 @@ use std::process::Command;
 
 use crate::harness::project;
 
+fn printed(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_inference-gateway")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn assert_committed(path: &str, generated: &str) {
+    let committed = fs::read_to_string(project().join(path)).unwrap();
+    assert!(committed == generated, "{path} is not what the program prints: run `make generate`");
+}
+
 #[test]
 fn the_definitions_of_the_objects_are_those_of_the_types() {
     for kind in ["models", "modelreplicas"] {
-        let output =
-            Command::new(env!("CARGO_BIN_EXE_inference-gateway")).args(["crd", kind]).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let committed = fs::read_to_string(project().join(format!("crd/{kind}.yaml"))).unwrap();
-        let generated = String::from_utf8(output.stdout).unwrap();
-        assert!(
-            committed == generated,
-            "crd/{kind}.yaml is not what `crd {kind}` prints: run `make generate`"
-        );
+        assert_committed(&format!("crd/{kind}.yaml"), &printed(&["crd", kind]));
+    }
+}
+
+#[test]
+fn the_reference_of_the_settings_is_that_of_the_flags() {
+    assert_committed("docs/settings.md", &printed(&["config", "--markdown"]));
+}
+
+/// The pages name no setting that does not exist.
+#[test]
+fn documents_name_settings_that_exist() {
+    let reference = printed(&["config", "--markdown"]);
+    let known: Vec<&str> = reference.split('`').collect();
+    for page in ["README.md", "docs/model-updates.md", "docs/models.md", "ARCHITECTURE.md"] {
+        let text = fs::read_to_string(project().join(page)).unwrap();
+        let named = text.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
+        for name in named.filter(|name| name.starts_with("INFERENCE_") && !name.ends_with('_')) {
+            assert!(known.contains(&name), "{page} names {name}, which is no setting");
+        }
     }
 }

@@ -16,7 +16,7 @@ fn layout(name: &str) -> String {
 }
 
 /// A copy of a prepared folder without the files that `leave_out` chooses.
-fn copy_of(model: &str, leave_out: impl Fn(&str) -> bool) -> tempfile::TempDir {
+pub(crate) fn copy_of(model: &str, leave_out: impl Fn(&str) -> bool) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(prepared("tiny").join(model)).unwrap() {
         let path = entry.unwrap().path();
@@ -170,7 +170,7 @@ async fn multi_head_attention_as_one_operator_is_served() {
 }
 
 /// A copy of a model whose graph is in ONNX Runtime's own format.
-fn in_ort_format(model: &str) -> tempfile::TempDir {
+pub(crate) fn in_ort_format(model: &str) -> tempfile::TempDir {
     let folder = copy_of(model, |name| name.contains(".onnx"));
     let status = python("tests/fixtures/ort_format.py")
         .arg(prepared("tiny").join(model).join("model.onnx"))

@@ -19,6 +19,7 @@ mod generated;
 mod golden;
 mod harness;
 mod layouts;
+mod layouts_stored;
 mod metrics;
 mod native;
 mod probes;
@@ -31,3 +32,7 @@ mod streaming;
 mod token_options;
 mod verify;
 mod watchdog;
+
+#[path = "../fixtures/tricky_server.rs"]
+#[expect(dead_code, reason = "the tests of the fetcher play more than these")]
+mod tricky_server;

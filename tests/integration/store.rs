@@ -227,6 +227,32 @@ async fn a_fetch_that_is_killed_at_any_point_goes_on_where_it_was() {
     }
 }
 
+/// Row 14, at the very points that matter.
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn a_fetch_that_dies_around_the_rename_leaves_nothing_half_made() {
+    let server = Server::start(Duration::ZERO).await;
+    for point in [
+        "after-download-chunk=3*off->return(abort)",
+        "before-rename=return(abort)",
+        "after-rename=return(abort)",
+    ] {
+        let cache = tempfile::tempdir().unwrap();
+        let before = server.sent_bytes();
+        let mut dying = fetch(cache.path(), &server.url());
+        dying.env("FAILPOINTS", point);
+        let output = run(dying).await;
+        assert_eq!(output.status.code(), None, "{point}: it dies of a signal: {}", stderr(&output));
+        assert_whole(cache.path());
+        let folder = fetched(&run(fetch(cache.path(), &server.url())).await);
+        assert_whole(cache.path());
+        assert_eq!(std::fs::read(folder.join("model.onnx")).unwrap(), graph());
+        assert_eq!(names(&cache.path().join("staging")), Vec::<String>::new(), "{point}");
+        let sent = server.sent_bytes() - before;
+        assert!(sent <= 2 * (WEIGHTS + PIECE), "{point}: {sent} bytes");
+    }
+}
+
 /// Row 14, where nothing is downloaded: the time is that of copying, hashing and publishing.
 #[tokio::test]
 async fn a_copy_that_is_killed_at_any_point_is_made_anew() {

@@ -96,6 +96,21 @@ pub fn inspect(path: &Path) -> Result<Inspection, GraphFault> {
     walk.found.judge()
 }
 
+/// The files that the tensors of a graph name for their bytes, without judging anything else of it.
+///
+/// # Errors
+/// The file is no graph, or names a place that no file of a model can have.
+pub fn external_files(file: File) -> Result<BTreeSet<String>, GraphFault> {
+    let length = file.metadata()?.len();
+    let reader = Reader { input: BufReader::new(file), position: 0 };
+    let mut walk = Walk { reader, found: Inspection::default() };
+    walk.model(length)?;
+    if walk.found.graphs == 0 {
+        return Err(GraphFault::Invalid("there is no graph in it".to_owned()));
+    }
+    Ok(walk.found.external.into_keys().collect())
+}
+
 /// What bytes that are no model look like.
 fn recognise(head: &[u8]) -> Option<&'static str> {
     let text = String::from_utf8_lossy(head).trim_start().to_ascii_lowercase();

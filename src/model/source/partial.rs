@@ -23,6 +23,7 @@ use tokio_util::bytes::Bytes;
 use tracing::info;
 
 use super::error::{FetchError, storage};
+use crate::failpoint;
 use crate::model::hexadecimal::hexadecimal;
 
 /// Between two looks at a lock that somebody else holds. The lock is polled because a thread that waits in the kernel
@@ -174,6 +175,7 @@ impl Partial {
             self.file.seek(SeekFrom::Start(self.length)).map_err(storage("seek in", &path))?;
             while let Some(chunk) = chunks.blocking_recv() {
                 self.file.write_all(&chunk).map_err(storage("write", &path))?;
+                failpoint::at("after-download-chunk");
                 if hash && self.hashed_bytes == self.length {
                     self.hasher.update(&chunk);
                     self.hashed_bytes += chunk.len() as u64;

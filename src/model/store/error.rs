@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::engine::ort::inspect::GraphFault;
 use crate::model::Reason;
 use crate::model::manifest::{Digest, ManifestError};
 use crate::model::source::FetchError;
@@ -19,12 +20,12 @@ pub enum PrepareError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// The graph is not one.
-    #[error("{path} is not a usable ONNX file: {cause}")]
+    #[error("{path} is not a usable ONNX file: {fault}")]
     Graph {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        cause: io::Error,
+        fault: GraphFault,
     },
     /// The graph's weights are where a model's files cannot be.
     #[error(
@@ -110,11 +111,11 @@ impl PrepareError {
                 ManifestError::Empty { .. } => Reason::SourceNotFound,
                 ManifestError::Mismatch { .. } | ManifestError::Digest { .. } => Reason::DigestMismatch,
             },
-            Self::Graph { cause, .. } => match cause.kind() {
-                io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Reason::InvalidOnnx,
-                _ => of_storage(cause, Reason::SourceNotFound),
-            },
-            Self::Data { .. } => Reason::ExternalDataUnsafe,
+            Self::Graph { fault: GraphFault::Invalid(_), .. } => Reason::InvalidOnnx,
+            Self::Graph { fault: GraphFault::Unsupported(_), .. } => Reason::UnsupportedOperator,
+            Self::Graph { fault: GraphFault::Unsafe(_), .. } | Self::Data { .. } => {
+                Reason::ExternalDataUnsafe
+            }
             Self::Mismatch { .. } => Reason::DigestMismatch,
             Self::TooLarge { .. } => Reason::ArtifactTooLarge,
             Self::Incomplete { .. } => Reason::SourceNotFound,
@@ -130,8 +131,8 @@ impl PrepareError {
         match self {
             Self::Fetch(error) => error.is_permanent(),
             Self::Manifest(ManifestError::Storage { .. }) => false,
-            Self::Graph { .. } => self.reason() == Reason::InvalidOnnx,
             Self::Manifest(_)
+            | Self::Graph { .. }
             | Self::Data { .. }
             | Self::Mismatch { .. }
             | Self::TooLarge { .. }

@@ -10,9 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::error::PrepareError;
-use super::external_data;
 use super::{Wanted, blocking};
 use crate::engine::ort::GraphFiles;
+use crate::engine::ort::inspect::external_files;
 use crate::model::layout::graph_files;
 use crate::model::manifest::{self, Digest, MANIFEST_FILE, Manifest, ManifestError};
 use crate::model::source::{Fetcher, Progress, TOKENIZER_COMPANIONS, Version, Wish};
@@ -172,9 +172,9 @@ fn data_files(graph: &Path, in_place: bool) -> Result<Vec<String>, PrepareError>
         // These keep their weights themselves.
         return Ok(Vec::new());
     }
-    let found = match external_data::locations(file) {
+    let found = match external_files(file) {
         Err(_) if in_place => return Ok(Vec::new()),
-        found => found.map_err(|cause| PrepareError::Graph { path: graph.to_owned(), cause })?,
+        found => found.map_err(|fault| PrepareError::Graph { path: graph.to_owned(), fault })?,
     };
     let flat = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
     let found = found.into_iter();

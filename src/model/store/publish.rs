@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::error::PrepareError;
 use super::gather::{Gathered, OwnManifest, resolved};
 use super::place::{Hold, Place, Staging, remove_all, sync_folder};
+use crate::failpoint;
 use crate::model::manifest::{self, Digest, MANIFEST_FILE, Manifest, ManifestError, ManifestFile};
 use crate::model::source::Progress;
 
@@ -92,10 +93,12 @@ impl Staged {
         }
         sync_folder(folder).map_err(place.failed("sync the folder", folder))?;
         let target = place.model(&digest);
+        failpoint::at("before-rename");
         match fs::rename(folder, &target) {
             Err(error) if target.is_dir() => tracing::debug!(%error, %digest, "already in the store"),
             outcome => outcome.map_err(place.failed("publish", &target))?,
         }
+        failpoint::at("after-rename");
         sync_folder(&place.models()).map_err(place.failed("sync the folder", &place.models()))?;
         for (_, from) in &downloads {
             forget(from);

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::external_data::tests::graph;
 use super::{PrepareError, Prepared, Store, StoreSettings, Wanted};
 use crate::model::manifest::{Digest, Manifest};
 use crate::model::source::{FetchSettings, Fetcher, Guard, GuardRules, Progress};
@@ -119,4 +118,26 @@ fn flip_bit(path: &Path) {
 fn refused(outcome: Result<Prepared, PrepareError>) -> (&'static str, bool, String) {
     let error = outcome.unwrap_err();
     (error.reason().label(), error.is_permanent(), error.to_string())
+}
+
+/// An ONNX file with a node, and a weight in each of these files.
+fn graph(locations: &[&str]) -> Vec<u8> {
+    let field = |number: u64, value: &[u8]| {
+        let mut encoded = Vec::new();
+        for mut varint in [number << 3 | 2, value.len() as u64] {
+            while varint >= 0x80 {
+                encoded.push(varint as u8 | 0x80);
+                varint >>= 7;
+            }
+            encoded.push(varint as u8);
+        }
+        encoded.extend_from_slice(value);
+        encoded
+    };
+    let entry =
+        |key: &str, value: &str| field(13, &[field(1, key.as_bytes()), field(2, value.as_bytes())].concat());
+    let tensor =
+        |location: &str| [field(8, b"weight"), entry("offset", "0"), entry("location", location)].concat();
+    let weights: Vec<u8> = locations.iter().flat_map(|location| field(5, &tensor(location))).collect();
+    [vec![0x08, 9], field(7, &[field(1, &field(4, b"MatMul")), weights].concat())].concat()
 }

@@ -3,11 +3,7 @@
 use inference_gateway::model::manifest::{Digest, Manifest};
 
 use super::*;
-use tricky_server::{Page, Server, Trick};
-
-#[path = "../../fixtures/tricky_server.rs"]
-#[expect(dead_code, reason = "what the tests of the fetcher play is more than what is played here")]
-mod tricky_server;
+use crate::tricky_server::{Page, Server, Trick};
 
 /// What a gateway needs to fetch from a server of this machine, and to find out soon that it stalls.
 const FLAGS: [&str; 4] = [
