@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 pub use status::{
     Condition, Failed, FrozenSpec, ModelStatus, Phase, Quarantined, ReplicaPhase, ReplicaStatus,
-    RolloutStatus, Slot, Truth,
+    RolloutStatus, Slot, Stage, Truth,
 };
 
 use crate::model::spec::ModelSpec;

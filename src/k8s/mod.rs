@@ -11,6 +11,8 @@
 mod agent;
 pub mod crd;
 mod objects;
+mod rollout;
+mod status;
 mod watch;
 
 pub use agent::Agent;

@@ -59,6 +59,11 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The reason of a word; `None` for one of another version.
+    pub fn parse(word: &str) -> Option<Self> {
+        serde_json::from_value(serde_json::Value::from(word)).ok()
+    }
+
     /// The word.
     pub fn label(self) -> &'static str {
         match self {

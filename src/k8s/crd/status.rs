@@ -42,6 +42,13 @@ pub struct ModelStatus {
     pub conditions: Vec<Condition>,
 }
 
+impl ModelStatus {
+    /// The revision that has proved itself.
+    pub fn stable_revision(&self) -> Option<&str> {
+        self.stable.as_ref().map(|stable| stable.revision.as_str())
+    }
+}
+
 /// A revision, frozen: going back works after the spec was overwritten.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -90,6 +97,9 @@ pub struct RolloutStatus {
     /// When it last came forward, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_progress_at: Option<String>,
+    /// How far it was then.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub progress: String,
     /// For a person.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
@@ -123,11 +133,24 @@ pub struct Quarantined {
     pub revision: String,
     /// Why, in one word.
     pub reason: String,
+    /// How far it had come.
+    pub stage: Stage,
     /// The generation of the `Model` at which it failed.
     pub generation: i64,
     /// The value of the retry annotation at which it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<String>,
+}
+
+/// How far a revision had come when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Stage {
+    /// Nothing that serves was touched.
+    Preparing,
+    /// Some pods were to serve it.
+    Rolling,
+    /// It did not come forward for too long.
+    Deadline,
 }
 
 /// A failure.
