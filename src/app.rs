@@ -1,5 +1,7 @@
 //! The composition root: builds every part, runs them, and joins them when the process ends.
 
+mod cluster;
+
 use std::future::IntoFuture;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,11 +13,12 @@ use axum::serve::Listener;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+pub use self::cluster::control;
 use crate::config::{EngineSettings, Settings, SourceSettings};
 use crate::engine::ort::library::{self, Search};
 use crate::engine::ort::{Runtime, RuntimeOptions};
 use crate::http::{self, Admin, Api, CountedListener, HttpLimits, ListedIn};
-use crate::k8s::{self, Agent};
+use crate::k8s::Agent;
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::model::manifest::{Digest, Manifest};
@@ -24,8 +27,8 @@ use crate::model::spec::{HttpUrl, Source, VerifySpec};
 use crate::model::store::{Store, StoreSettings, Wanted};
 use crate::model::verify::{self, ChildBounds, StaticReport, VerifyReport, VerifyRequest};
 use crate::model::{
-    Defaults, Desired, Fleet, FleetHandle, LiveLimits, LoadLimits, MemoryLimits, Registry, RunningStep,
-    StateFolder, Target, Trial, Workshop,
+    Defaults, Desired, Fleet, LiveLimits, LoadLimits, MemoryLimits, Registry, RunningStep, StateFolder,
+    Target, Trial, Workshop,
 };
 use crate::models_file::{FileStatus, ModelsFile};
 use crate::shutdown::{Phase, ReloadHandle, ReloadRequests, StopRequests, Tasks};
@@ -110,7 +113,7 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
         status: Arc::clone(&file_status),
         registry: Arc::clone(&registry),
     });
-    let agent = agent(&settings, (&registry, &metrics), &commands, &desired).await?;
+    let agent = cluster::agent(&settings, (&registry, &metrics), &commands, &desired).await?;
     let admin = Arc::new(Admin {
         registry: Arc::clone(&registry),
         fleet: commands,
@@ -370,34 +373,6 @@ fn defaults(settings: &Settings) -> Defaults {
         },
         model_root: settings.model.model_root.clone(),
     }
-}
-
-/// The agent that follows the cluster, if models come from there.
-async fn agent(
-    settings: &Settings,
-    (registry, metrics): (&Arc<Registry>, &Arc<Metrics>),
-    fleet: &FleetHandle,
-    desired: &watch::Sender<Option<Desired>>,
-) -> anyhow::Result<Option<Agent>> {
-    let Some(gateway) = settings.cluster.gateway_name.clone() else {
-        return Ok(None);
-    };
-    let (client, own_namespace) = k8s::connect().await?;
-    let pod = settings.cluster.pod_name.clone();
-    Ok(Some(Agent {
-        client,
-        namespace: settings.cluster.pod_namespace.clone().unwrap_or(own_namespace),
-        gateway,
-        pod: pod
-            .context("models come from the cluster, and POD_NAME does not say which pod this is: set it")?,
-        defaults: defaults(settings),
-        registry: Arc::clone(registry),
-        fleet: fleet.clone(),
-        desired: desired.clone(),
-        metrics: Arc::clone(metrics),
-        // No model has a name that begins so.
-        state_file: settings.sources.state_folder().join("_cluster.json"),
-    }))
 }
 
 /// What a future brings, if there is one.

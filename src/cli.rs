@@ -1,4 +1,4 @@
-//! The command line: `serve` (also without a subcommand), `config`, `verify`, `fetch`, `pack` and `crd`.
+//! The command line: `serve` (also without a subcommand), `config`, `verify`, `fetch`, `pack`, `crd` and `controller`.
 
 mod fetch;
 
@@ -6,10 +6,10 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 
 use crate::app::{self, Listeners, Report, Requests};
-use crate::config::{self, Resolved, Settings};
+use crate::config::{self, ControllerSettings, Resolved, Settings};
 use crate::k8s::crd;
 use crate::model::manifest::Manifest;
 use crate::model::verify;
@@ -41,6 +41,9 @@ pub fn run() -> anyhow::Result<()> {
     if matches.subcommand_matches("config").is_some_and(|config| config.get_flag("markdown")) {
         let reference = config::reference(&Settings::augment_args(Command::new("inference-gateway")));
         return Ok(std::io::stdout().write_all(reference.as_bytes())?);
+    }
+    if let Some(settings) = matches.subcommand_matches("controller") {
+        return control(ControllerSettings::from_arg_matches(settings)?);
     }
     if let Some(wanted) = matches.subcommand_matches("crd") {
         return print_definitions(wanted.get_one::<String>("kind").map(String::as_str));
@@ -84,6 +87,10 @@ fn command() -> Command {
         .subcommand(verify)
         .subcommand(fetch)
         .subcommand(pack)
+        .subcommand(ControllerSettings::augment_args(
+            Command::new("controller")
+                .about("Roll models out over the pods of a gateway (one holds the lease)"),
+        ))
         .subcommand(
             Command::new("crd").about("Print the CustomResourceDefinitions for `kubectl apply -f -`").arg(
                 Arg::new("kind")
@@ -160,6 +167,18 @@ fn serve(settings: Settings) -> anyhow::Result<()> {
     // Without waiting for a thread that is stuck.
     runtime.shutdown_background();
     outcome
+}
+
+fn control(settings: ControllerSettings) -> anyhow::Result<()> {
+    telemetry::init(&settings.log.log_filter, settings.log.log_format)?;
+    let (stop, stop_requests) = shutdown::stop_requests();
+    let (reload, _nothing_to_read_again) = shutdown::reload_requests();
+    let _signals = SignalThread::start(stop, reload).context("failed to handle signals")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the async runtime")?;
+    runtime.block_on(app::control(settings, stop_requests))
 }
 
 fn print_config(resolved: &Resolved) -> anyhow::Result<()> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
-pub use self::cluster::ClusterSettings;
+pub use self::cluster::{ClusterSettings, ControllerSettings};
 pub use self::reference::reference;
 use crate::model::source::{HostPattern, Network};
 use crate::model::spec::{Bytes, HttpUrl, Source, SourceError};

@@ -1,6 +1,10 @@
 //! Settings of a gateway in a cluster: whose models it serves, and who it is.
 
+use std::net::SocketAddr;
+
 use clap::Args;
+
+use super::LogSettings;
 
 /// Models from the cluster, in place of the default model.
 #[derive(Debug, Clone, Args)]
@@ -24,4 +28,32 @@ impl ClusterSettings {
     pub fn is_used(&self) -> bool {
         self.gateway_name.is_some() || self.models_config_map.is_some()
     }
+}
+
+/// Settings of the controller.
+#[derive(Debug, Clone, Args)]
+pub struct ControllerSettings {
+    /// The gateway whose models it moves.
+    #[arg(long, env = "INFERENCE_GATEWAY_NAME", default_value = "default", value_name = "NAME")]
+    pub gateway_name: String,
+    /// The lease that one controller holds at a time; whoever installs the controller makes it.
+    #[arg(
+        long,
+        env = "INFERENCE_LEASE_NAME",
+        default_value = "inference-gateway-controller",
+        value_name = "NAME"
+    )]
+    pub lease_name: String,
+    /// Address for probes and metrics.
+    #[arg(long, env = "INFERENCE_OPS_ADDRESS", default_value = "0.0.0.0:3001", value_name = "ADDRESS")]
+    pub ops_address: SocketAddr,
+    /// Name of this pod.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
+    /// Namespace of this pod. Default: that of its service account, or of the kubeconfig.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    pub pod_namespace: Option<String>,
+    /// What is logged.
+    #[command(flatten)]
+    pub log: LogSettings,
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod connections;
+mod controller;
 mod error;
 mod json;
 mod native;
@@ -25,6 +26,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub use admin::{Admin, ListedIn, admin_router};
 pub use connections::CountedListener;
+pub use controller::{ControllerOps, controller_router};
 
 use crate::metrics::Metrics;
 use crate::model::Registry;

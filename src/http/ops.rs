@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::Api;
+use crate::metrics::Metrics;
 use crate::model::{ModelName, RunningStep, Snapshot, Status};
 use crate::openmetrics;
 use crate::shutdown::Phase;
@@ -114,11 +115,16 @@ fn model_readiness(model: &Snapshot, stuck: &[(ModelName, RunningStep)]) -> Mode
     }
 }
 
-/// Everything measured, as OpenMetrics, or as Prometheus text when that is asked for.
+/// Everything measured.
 pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
+    exposition(&api.metrics, &headers)
+}
+
+/// As OpenMetrics, or as Prometheus text when that is asked for.
+pub(super) fn exposition(metrics: &Metrics, headers: &HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = openmetrics::negotiate(accept);
-    match openmetrics::encode(&api.metrics.gather(), format) {
+    match openmetrics::encode(&metrics.gather(), format) {
         Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "failed to write the metrics");

@@ -9,13 +9,16 @@
 //! the lease. Neither needs the other to go on serving.
 
 mod agent;
+mod controller;
 pub mod crd;
+mod lease;
 mod objects;
 mod rollout;
 mod status;
 mod watch;
 
 pub use agent::Agent;
+pub use controller::{Controller, ControllerHealth};
 pub use kube::Client;
 
 use std::time::Duration;

@@ -15,7 +15,6 @@ pub(super) struct ModelObject {
     pub(super) generation: i64,
     /// Seconds since 1970.
     pub(super) created: i64,
-    pub(super) resource_version: String,
     pub(super) deleting: bool,
     /// Value of the annotation that asks for another try.
     pub(super) retry: Option<String>,
@@ -41,7 +40,6 @@ impl ModelObject {
             uid: object.uid().unwrap_or_default(),
             generation: meta.generation.unwrap_or_default(),
             created: meta.creation_timestamp.as_ref().map_or(i64::MAX, |time| time.0.as_second()),
-            resource_version: object.resource_version().unwrap_or_default(),
             deleting: meta.deletion_timestamp.is_some(),
             retry: object.annotations().get(RETRY_ANNOTATION).cloned(),
             spec: read_spec(object.data.get("spec").unwrap_or(&Value::Null)),

@@ -58,7 +58,7 @@ const OWNERS: [(&str, &[&str]); 13] = [
     ("reqwest", &["model/source/"]),
     ("clap", &["cli", "config", "telemetry.rs"]),
     ("prometheus", &["metrics", "openmetrics"]),
-    ("anyhow", &["main.rs", "cli", "app.rs"]),
+    ("anyhow", &["main.rs", "cli", "app"]),
     ("signal_hook", &["shutdown.rs"]),
 ];
 

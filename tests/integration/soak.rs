@@ -45,6 +45,8 @@ pub(crate) struct Process {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Usage {
     resident_bytes: u64,
+    /// Of them, pages of files: the system takes and gives them as it likes.
+    mapped_bytes: u64,
     threads: usize,
     files: usize,
 }
@@ -132,6 +134,7 @@ impl Process {
         };
         Usage {
             resident_bytes: number("VmRSS:") * 1024,
+            mapped_bytes: number("RssFile:") * 1024,
             threads: number("Threads:") as usize,
             files: std::fs::read_dir(format!("{proc}/fd")).unwrap().count(),
         }
@@ -289,6 +292,7 @@ async fn settled(process: &Process) -> Usage {
         let now = process.usage();
         least = Usage {
             resident_bytes: least.resident_bytes.min(now.resident_bytes),
+            mapped_bytes: least.mapped_bytes.min(now.mapped_bytes),
             threads: least.threads.min(now.threads),
             files: least.files.min(now.files),
         };

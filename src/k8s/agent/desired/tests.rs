@@ -46,7 +46,6 @@ fn model(path: &str, stable: Option<&str>) -> ModelObject {
         uid: "one".to_owned(),
         generation: 1,
         created: 1,
-        resource_version: "1".to_owned(),
         deleting: false,
         retry: None,
         spec: Ok(spec(path)),
