@@ -8,7 +8,7 @@ VENV_PYTHON = prepared/venv/bin/python
 CARGO ?= cargo
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-tests build run fmt lint doc test bench bench-quick soak generate clean
+.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test bench bench-quick soak generate clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ prepare: ## Fetch ONNX Runtime, make the model (PRECISION=w8a8, int8 or fp32), b
 	@$(MAKE) --no-print-directory build
 
 prepare-tests: ## Fetch and make everything the tests need
-	@$(PYTHON) scripts/prepare.py --precision w8a8 --precision int8 --precision fp32 library model tiny python-tests
+	@$(PYTHON) scripts/prepare.py --precision w8a8 --precision int8 --precision fp32 library model tiny python-tests kubernetes
 
 build:
 	@begin=$$(date +%s%3N); $(CARGO) build --release --locked --quiet \
@@ -40,6 +40,10 @@ lint: ## Check format, lints and documentation
 test: prepare-tests lint ## Run every test (this is what CI runs)
 	$(VENV_PYTHON) -m unittest discover --start-directory tests/scripts
 	$(CARGO) test --locked --features failpoints
+
+cluster-test: ## Run the tests against a real etcd and kube-apiserver (part of `make test`)
+	@$(PYTHON) scripts/prepare.py library tiny kubernetes
+	$(CARGO) test --locked --features failpoints --test cluster
 
 bench: prepare ## Measure against other engines and write BENCHMARKS.md (about 40 minutes, idle machine)
 	$(PYTHON) scripts/bench/suite.py

@@ -1,16 +1,18 @@
 #!/usr/bin/env python3
-"""Prepare everything that `cargo` does not: ONNX Runtime, the model, tiny test models, Python for the tests.
+"""Prepare everything that `cargo` does not: ONNX Runtime, the model, tiny models, what else the tests need.
 
-    python3 scripts/prepare.py [--precision w8a8|int8|fp32]... [library] [model] [tiny] [python-tests]
+    python3 scripts/prepare.py [--precision w8a8|int8|fp32]... [TARGET]...
 
     library        prepared/lib/libonnxruntime.so
     model          prepared/models/smollm2-135m-instruct-PRECISION/
     tiny           prepared/tiny/NAME/
     python-tests   prepared/venv/ with what the Python tests and the benchmark import
+    kubernetes     prepared/kubernetes/ with etcd, kube-apiserver, kube-controller-manager (needs Go)
 
 Without a target: library and model. What is there and current is left alone, so run it as often as you like.
-It may be killed at any time: the next run goes on with what was finished. Downloads (about 120 MB) are kept
-in $XDG_CACHE_HOME/inference-gateway (default ~/.cache/inference-gateway).
+It may be killed at any time: the next run goes on with what was finished. Downloads (about 120 MB), and
+Kubernetes once it is built (240 MB), are kept in $XDG_CACHE_HOME/inference-gateway (default
+~/.cache/inference-gateway).
 """
 
 import sys
@@ -35,11 +37,12 @@ from preparation.folders import (
     hash_of_inputs,
     require_free_space,
 )
+from preparation.kubernetes import ControlPlane
 from preparation.python_environment import PythonEnvironment
 from preparation.wheels import Downloader, fetch, pip_downloader
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-TARGETS = ("library", "model", "tiny", "python-tests")
+TARGETS = ("library", "model", "tiny", "python-tests", "kubernetes")
 MODEL_MEBIBYTES = {"w8a8": 170, "int8": 160, "fp32": 560}
 
 
@@ -183,7 +186,12 @@ def main() -> int:
     requirements = ["requirements.txt", "requirements-tests.txt"] if "python-tests" in wanted.targets else []
     try:
         with exclusive_lock(CHECKOUT / "prepared" / ".lock", "this checkout") as lock:
-            Preparation(CHECKOUT, default_cache_folder(), lock).make(results, requirements)
+            cache = default_cache_folder()
+            if results or requirements:
+                Preparation(CHECKOUT, cache, lock).make(results, requirements)
+            if "kubernetes" in wanted.targets:
+                modules = CHECKOUT / "scripts" / "kubernetes"
+                ControlPlane(modules, cache).prepare(CHECKOUT / "prepared", lock)
     except PrepareError as error:
         print(f"prepare.py: error: {error}", file=sys.stderr)
         return 1

@@ -30,15 +30,20 @@ def step(text: str) -> Iterator[None]:
 
 
 def run_command(
-    command: Sequence[str | Path], environment: dict[str, str] | None = None, keep_open: Sequence[int] = ()
+    command: Sequence[str | Path],
+    environment: dict[str, str] | None = None,
+    keep_open: Sequence[int] = (),
+    folder: Path | None = None,
 ) -> None:
     """Run a command silently; if it fails, raise `PrepareError` with the line of its output that matters.
 
     `keep_open` are file descriptors that the command inherits: it keeps the lock when this process is killed.
+    It runs in `folder`, or else where this process does.
     """
     done = subprocess.run(
         [str(part) for part in command],
         env=environment,
+        cwd=folder,
         pass_fds=keep_open,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -64,6 +69,11 @@ _EXPLANATIONS = (
         "index; see the pins in scripts/ and your pip index setting (pip config list)",
     ),
     ("Temporary failure in name resolution", "no network: the package index cannot be found by name"),
+    ("dial tcp", "no network: the Go module proxy cannot be reached (go env GOPROXY)"),
+    (
+        "SECURITY ERROR",
+        "a Go module does not have the hash in scripts/kubernetes/go.sum: it was changed on the way or on the proxy",
+    ),
     ("Failed to establish a new connection", "no network: the package index cannot be reached"),
     ("Network is unreachable", "no network: the package index cannot be reached"),
     ("ProxyError", "no network: the proxy does not answer; see HTTPS_PROXY"),
