@@ -1,0 +1,209 @@
+//! A stand-in for the node: what a kubelet does for a pod with one gateway in it.
+//!
+//! ```text
+//! create Pod (nodeName is set) ─▶ token bound to it ─▶ process ─▶ probe /readyz ─▶ conditions of the pod's status
+//!                                                        ▲   ended?    │
+//!                                                        └─ restartCount + 1
+//! ```
+//!
+//! All pods have the address 127.0.0.1; their ports are those of their container. There is no liveness probe and no pause
+//! between restarts.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, Pod, PodSpec};
+use kube::api::{Api, DeleteParams, ObjectMeta, Preconditions};
+use tokio::task::JoinHandle;
+
+use crate::namespace::Namespace;
+use crate::node_status::{Observed, is_ready, write_status};
+use crate::ports::free_address;
+use crate::program::Program;
+use crate::{eventually, spawn};
+
+/// Kubelets probe each second at the most; tests need not wait so long.
+const PROBE_PERIOD: Duration = Duration::from_millis(50);
+/// The default of a pod's `readinessProbe.timeoutSeconds`.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the pods of one gateway have in common.
+#[derive(Clone)]
+pub(crate) struct Template {
+    /// Of the pods, beside those that say that they are a gateway's.
+    pub(crate) gateway: String,
+    pub(crate) service_account: String,
+    /// Of the program, beside its addresses, folders and threads.
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+/// A pod whose container runs on this machine. Dropping it ends the container and leaves the object.
+pub(crate) struct GatewayPod {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) api: SocketAddr,
+    pub(crate) ops: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pods: Api<Pod>,
+    container: Arc<Mutex<Option<Program>>>,
+    kubelet: JoinHandle<()>,
+}
+
+impl GatewayPod {
+    /// Creates the object and starts its container. Ready is it later.
+    pub(crate) async fn start(namespace: &Namespace, name: &str, template: &Template) -> Self {
+        let [api, ops, admin] = [(); 3].map(|()| free_address());
+        let ports = [("http", api), ("ops", ops), ("admin", admin)];
+        let object = namespace.create_object(&pod_object(name, template, &ports)).await;
+        let uid = object.metadata.uid.clone().unwrap();
+        let kubeconfig = namespace.kubeconfig(&template.service_account, Some(&object)).await;
+        let folder = namespace.folder.join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut arguments = addresses_and_folders(&ports, &folder);
+        arguments.extend(template.arguments.iter().cloned());
+        let mut environment: Vec<_> = [
+            ("POD_NAME", name),
+            ("POD_NAMESPACE", &namespace.name),
+            ("POD_UID", &uid),
+            ("KUBECONFIG", kubeconfig.to_str().unwrap()),
+            ("INFERENCE_MEMORY_LIMIT", "2Gi"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+        environment.extend(template.environment.iter().cloned());
+        let program = Program::start(arguments, environment, &folder.join("log"));
+        let container = Arc::new(Mutex::new(Some(program)));
+        let pods: Api<Pod> = namespace.all();
+        let kubelet = spawn(keep_running(object, pods.clone(), ops, Arc::clone(&container)));
+        Self { name: name.to_owned(), uid, api, ops, admin, pods, container, kubelet }
+    }
+
+    /// Waits until the object's status says that it is ready.
+    pub(crate) async fn wait_ready(&self) {
+        self.wait_readiness(true).await;
+    }
+
+    pub(crate) async fn wait_unready(&self) {
+        self.wait_readiness(false).await;
+    }
+
+    async fn wait_readiness(&self, ready: bool) {
+        let what = format!("pod {} with ready {ready}", self.name);
+        eventually(&what, async || {
+            let object = self.pods.get_opt(&self.name).await.ok().flatten();
+            object.filter(|object| is_ready(object) == ready)
+        })
+        .await;
+    }
+
+    /// Does something to what runs in the pod: `pod.container(Program::kill)`.
+    pub(crate) fn container<T>(&self, act: impl FnOnce(&mut Program) -> T) -> T {
+        act(self.container.lock().unwrap().as_mut().expect("the container runs until the pod is deleted"))
+    }
+
+    /// As `kubectl delete pod`: the object says that it ends, the container gets SIGTERM, and when it has ended the object
+    /// goes. How it ended.
+    pub(crate) async fn delete(self) -> ExitStatus {
+        let of_this = Preconditions { uid: Some(self.uid.clone()), ..Preconditions::default() };
+        let gracefully = DeleteParams::default().preconditions(of_this);
+        self.pods.delete(&self.name, &gracefully).await.unwrap();
+        self.kubelet.abort();
+        self.container(Program::terminate);
+        let status =
+            eventually("the end of the container", async || self.container(Program::exit_status)).await;
+        self.pods.delete(&self.name, &gracefully.grace_period(0)).await.unwrap();
+        status
+    }
+}
+
+impl Drop for GatewayPod {
+    fn drop(&mut self) {
+        self.kubelet.abort();
+        // Here and not with the task, so that a failed test's thread shows what the program said.
+        drop(self.container.lock().unwrap().take());
+    }
+}
+
+/// Restarts what ended, asks whether it is ready, and writes what has changed.
+async fn keep_running(object: Pod, pods: Api<Pod>, ops: SocketAddr, container: Arc<Mutex<Option<Program>>>) {
+    let client = reqwest::Client::builder().pool_max_idle_per_host(0).timeout(PROBE_TIMEOUT).build().unwrap();
+    let (mut restarts, mut written) = (0, None);
+    loop {
+        {
+            let mut container = container.lock().unwrap();
+            let Some(program) = container.as_mut() else { return };
+            if program.exit_status().is_some() {
+                program.restart();
+                restarts += 1;
+            }
+        }
+        let answer = client.get(format!("http://{ops}/readyz")).send().await;
+        let ready = answer.is_ok_and(|answer| answer.status().is_success());
+        let observed = Observed { ready, restarts };
+        // While the apiserver is away the newest state waits.
+        if written != Some(observed) && write_status(&pods, &object, observed).await {
+            written = Some(observed);
+        }
+        tokio::time::sleep(PROBE_PERIOD).await;
+    }
+}
+
+fn pod_object(name: &str, template: &Template, ports: &[(&str, SocketAddr)]) -> Pod {
+    let labels = [
+        ("app.kubernetes.io/name", "inference-gateway"),
+        ("app.kubernetes.io/component", "gateway"),
+        ("app.kubernetes.io/instance", &template.gateway),
+    ];
+    let port = |(name, address): &(&str, SocketAddr)| ContainerPort {
+        name: Some((*name).to_owned()),
+        container_port: address.port().into(),
+        ..ContainerPort::default()
+    };
+    let variable = |(name, value): &(String, String)| EnvVar {
+        name: name.clone(),
+        value: Some(value.clone()),
+        value_from: None,
+    };
+    let container = Container {
+        name: "gateway".to_owned(),
+        image: Some("inference-gateway".to_owned()),
+        args: Some(template.arguments.clone()),
+        env: Some(template.environment.iter().map(variable).collect()),
+        ports: Some(ports.iter().map(port).collect()),
+        ..Container::default()
+    };
+    Pod {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec {
+            containers: vec![container],
+            node_name: Some("this-machine".to_owned()),
+            service_account_name: Some(template.service_account.clone()),
+            ..PodSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn addresses_and_folders(ports: &[(&str, SocketAddr); 3], folder: &Path) -> Vec<String> {
+    let [(_, api), (_, ops), (_, admin)] = ports;
+    vec![
+        format!("--listen-address={api}"),
+        format!("--ops-address={ops}"),
+        format!("--admin-address={admin}"),
+        format!("--cache-dir={}", folder.join("cache").display()),
+        format!("--state-dir={}", folder.join("state").display()),
+        // What the pause of a chart's preStop hook is for: clients may not know yet that the pod ends.
+        "--shutdown-delay=1s".to_owned(),
+        "--model-root=/".to_owned(),
+        "--threads=1".to_owned(),
+        "--spinning=false".to_owned(),
+    ]
+}
