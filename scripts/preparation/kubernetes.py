@@ -1,7 +1,7 @@
-"""A real control plane for the tests: etcd, kube-apiserver and kube-controller-manager, built from Go modules.
+"""A control plane for the tests: etcd, kube-apiserver and kube-controller-manager, built from Go modules.
 
-`go.mod` and `go.sum` in scripts/kubernetes name every module by its hash, and any Go proxy has them: no registry of
-images and no download page is asked. Built once for all checkouts, in the user's cache folder:
+`go.mod` and `go.sum` in scripts/kubernetes name every module by its hash, and any Go proxy has them: no registry
+of images and no download page is asked. Built once for all checkouts, in the user's cache folder:
 
     ~/.cache/inference-gateway/kubernetes/VERSION-HASH/   ←── prepared/kubernetes (a link)
 
@@ -31,7 +31,7 @@ PROGRAMS = {
 NEEDED_BYTES = 700 * 2**20
 
 Runner = Callable[[Sequence[str | Path], Mapping[str, str], Path], None]
-"""Runs a command with these variables in this folder, or raises `PrepareError`. Tests pass one that needs no Go."""
+"""Runs a command with these variables in this folder, or raises `PrepareError`. Tests need no Go."""
 
 
 def assets_of_the_user(environment: Mapping[str, str]) -> Path | None:
@@ -82,19 +82,19 @@ class ControlPlane:
         """The programs into the cache folder, unless they are there. The caller holds its lock."""
         if has_programs(self.folder):
             return
-        require_go(_find(r"^go (\S+)$", self._module_file), installed_go())
+        require_go(_find(r"^go (\S+)$", self._module_file), usable_go(self._modules))
         remove_leftovers(self.folder)
         require_free_space(self.folder, NEEDED_BYTES)
         say(
-            f"kubernetes: building {', '.join(PROGRAMS)} {self.version} from Go modules, once for all checkouts "
-            "(about ten minutes and 4 GB of Go's caches on two cores)"
+            f"kubernetes: building {', '.join(PROGRAMS)} {self.version} from Go modules, once for all "
+            "checkouts (about ten minutes and 4 GB of Go's caches on two cores)"
         )
         partial = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.partial-", dir=self.folder.parent))
         partial.chmod(0o755)
         try:
             for name, package in PROGRAMS.items():
                 with step(f"kubernetes: {name} built"):
-                    # Nice: somebody works on this machine meanwhile. A killed build goes on from Go's own cache.
+                    # Nice: somebody works on this machine. A killed build goes on from Go's own cache.
                     command = ["nice", "-n", "5", "go", "build", *self._command, "-mod=readonly"]
                     run([*command, "-o", partial / name, package], go_variables(), self._modules)
             if self.folder.exists():
@@ -104,26 +104,31 @@ class ControlPlane:
             remove_leftovers(self.folder)
 
 
-def installed_go() -> str | None:
-    """What the installed `go` says of its version, as `go1.26.8`; None if there is none."""
+def usable_go(modules: Path) -> str | None:
+    """The version of Go that would build these modules, as `go1.26.8`; None if there is none.
+
+    A `go` since 1.21 fetches a newer one that the modules ask for, unless GOTOOLCHAIN forbids it; where it cannot,
+    this is the version that is installed.
+    """
     go = shutil.which("go")
-    if go is None:
-        return None
-    done = subprocess.run(
-        [go, "env", "GOVERSION"], env=go_variables(), capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip()
+    for variables in (go_variables(), go_variables() | {"GOTOOLCHAIN": "local"}) if go else ():
+        done = subprocess.run(
+            [go, "env", "GOVERSION"], cwd=modules, env=variables, capture_output=True, text=True, check=False
+        )
+        if done.returncode == 0:
+            return done.stdout.strip()
+    return go and "broken"
 
 
-def require_go(needed: str, installed: str | None) -> None:
+def require_go(needed: str, found: str | None) -> None:
     """Fail with what to install when Go is missing or older than `needed`."""
-    numbers = re.search(r"go(\d+(?:\.\d+)*)", installed or "")
+    numbers = re.search(r"go(\d+(?:\.\d+)*)", found or "")
     if numbers and _numbers(numbers[1]) >= _numbers(needed):
         return
-    problem = "there is no program 'go'" if installed is None else f"the installed Go is {installed or 'broken'}"
+    problem = "there is no program 'go'" if found is None else f"the installed Go is {found}"
     raise PrepareError(
-        f"{problem}, and building Kubernetes for the tests needs Go {needed} or newer: install it (https://go.dev/dl/), "
-        f"or set KUBEBUILDER_ASSETS to a folder with {', '.join(PROGRAMS)}"
+        f"{problem}, and building Kubernetes for the tests needs Go {needed} or newer: "
+        f"install it (https://go.dev/dl/), or set KUBEBUILDER_ASSETS to a folder with {', '.join(PROGRAMS)}"
     )
 
 
@@ -134,9 +139,9 @@ def _numbers(version: str) -> tuple[int, ...]:
 def go_variables() -> dict[str, str]:
     """The user's variables without those that would change what is built.
 
-    GOPROXY, GOMODCACHE and the like stay the user's. No toolchain is downloaded in place of the installed one.
+    GOPROXY, GOMODCACHE, GOTOOLCHAIN and the like stay the user's.
     """
-    return {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off", "GOTOOLCHAIN": "local"}
+    return {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
 
 
 def _linker_flags(version: str) -> str:

@@ -134,19 +134,20 @@ async fn a_pod_serves_says_so_and_has_a_token_with_its_name() {
     assert_eq!(user.username.unwrap(), format!("system:serviceaccount:{}:gateway", namespace.name));
     let extra = user.extra.unwrap();
     assert_eq!(extra["authentication.kubernetes.io/pod-name"], ["gateway-0"]);
-    assert_eq!(extra["authentication.kubernetes.io/pod-uid"], [pod.uid.clone()]);
+    assert_eq!(extra["authentication.kubernetes.io/pod-uid"], std::slice::from_ref(&pod.uid));
     let pods: Api<Pod> = Api::namespaced(own, &namespace.name);
     eventually("the right to read pods", async || pods.get("gateway-0").await.ok()).await;
 
     let status = pod.delete().await;
     assert!(status.success(), "an orderly end, not {status}");
     assert!(namespace.all::<Pod>().get_opt("gateway-0").await.unwrap().is_none());
-    // What the apiserver knew of the token it knows for ten seconds.
-    let refused = eventually("the end of the token", async || pods.get("gateway-0").await.err()).await;
-    assert!(
-        refused.to_string().contains("Unauthorized") || refused.to_string().contains("not found"),
-        "{refused}"
-    );
+    // What the apiserver has found out about a token it takes for true for ten seconds.
+    eventually("the end of the token", async || {
+        let refused = reviews.create(&PostParams::default(), &SelfSubjectReview::default()).await.err()?;
+        assert!(matches!(&refused, kube::Error::Api(status) if status.code == 401), "{refused}");
+        Some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -201,10 +202,7 @@ async fn traffic_sees_a_pod_that_breaks_and_a_model_that_is_another() {
     let traffic = Traffic::start(&namespace, "default", vec![wrong]).await;
     traffic.wait_answers(2).await;
     let failures = traffic.stop().await.verdict().unwrap_err();
-    assert!(
-        failures.contains("not \\\"another text\\\"") || failures.contains("not \"another text\""),
-        "{failures}"
-    );
+    assert!(failures.contains("not \"another text\""), "{failures}");
 
     let traffic =
         Traffic::start(&namespace, "default", vec![question(Expected::one_of([answer.text]))]).await;

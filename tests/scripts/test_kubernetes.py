@@ -1,4 +1,4 @@
-"""The build of Kubernetes for the tests, without Go: once, complete or absent, and with advice where it cannot be."""
+"""The build of Kubernetes for the tests, without Go: once, complete or absent, with advice where it cannot be."""
 
 import io
 import os
@@ -15,6 +15,7 @@ from preparation import kubernetes
 from preparation.console import PrepareError, explain_failure
 from preparation.kubernetes import PROGRAMS, ControlPlane
 
+USABLE_GO = kubernetes.usable_go  # The tests below replace it.
 GO_MOD = "module m\n\ngo 1.26.0\n\nrequire (\n\tk8s.io/kubernetes v1.37.2 // indirect\n)\n"
 
 
@@ -39,7 +40,7 @@ class KubernetesTest(unittest.TestCase):
         self.enterContext(redirect_stdout(self.printed))
         self.enterContext(mock.patch.dict(os.environ))
         os.environ.pop("KUBEBUILDER_ASSETS", None)
-        self.enterContext(mock.patch.object(kubernetes, "installed_go", lambda: "go1.26.8"))
+        self.enterContext(mock.patch.object(kubernetes, "usable_go", lambda modules: "go1.26.8"))
 
     def write_modules(self, go_mod: str = GO_MOD, go_sum: str = "hashes") -> None:
         (self.modules / "go.mod").write_text(go_mod)
@@ -61,7 +62,7 @@ class KubernetesTest(unittest.TestCase):
 
     def go(self, command: Sequence[str | Path], variables: Mapping[str, str], folder: Path) -> None:
         self.assertEqual(folder, self.modules)
-        self.assertEqual((variables["GOTOOLCHAIN"], variables["CGO_ENABLED"]), ("local", "0"))
+        self.assertEqual((variables["GOFLAGS"], variables["CGO_ENABLED"]), ("", "0"))
         output = Path(command[command.index("-o") + 1])
         self.commands.append([str(part) for part in command])
         put_programs(output.parent, output.name)
@@ -79,7 +80,7 @@ class KubernetesTest(unittest.TestCase):
 
     def test_another_checkout_uses_what_is_in_the_cache(self) -> None:
         put_programs(self.plane().folder, *PROGRAMS)
-        with mock.patch.object(kubernetes, "installed_go", lambda: None):
+        with mock.patch.object(kubernetes, "usable_go", lambda modules: None):
             self.prepare()
         self.assertEqual(self.commands, [])
         self.assertTrue(kubernetes.has_programs(self.prepared / "kubernetes"))
@@ -130,11 +131,22 @@ class KubernetesTest(unittest.TestCase):
         self.assertEqual(len(self.commands), len(PROGRAMS))
 
     def test_a_go_that_is_missing_or_old_is_named_with_what_to_do(self) -> None:
-        for version in (None, "", "go1.19.8", "go1.25.9"):
+        for version in (None, "broken", "go1.19.8", "go1.25.9"):
             with self.subTest(version), self.assertRaisesRegex(PrepareError, "needs Go 1.26.0 or newer: install"):
                 kubernetes.require_go("1.26.0", version)
         for version in ("go1.26.0", "go1.26.8", "go1.27rc1", "go2.0"):
             kubernetes.require_go("1.26.0", version)
+
+    def test_the_go_that_the_modules_ask_for_counts_and_else_the_installed_one(self) -> None:
+        go = self.folder / "go"
+        for fetches, expected in ((True, "go1.26.0"), (False, "go1.22.1")):
+            fetched = "echo go1.26.0" if fetches else "exit 1"
+            go.write_text(f'#!/bin/sh\n[ "$GOTOOLCHAIN" = local ] && echo go1.22.1 && exit\n{fetched}\n')
+            go.chmod(0o755)
+            with mock.patch.object(kubernetes.shutil, "which", lambda name: str(go)):
+                self.assertEqual(USABLE_GO(self.modules), expected)
+        with mock.patch.object(kubernetes.shutil, "which", lambda name: None):
+            self.assertIsNone(USABLE_GO(self.modules))
 
     def test_failures_of_go_become_one_line(self) -> None:
         for output, expected in (
