@@ -314,6 +314,9 @@ impl Workshop {
         }
         let started = Instant::now();
         let loaded = memory::resident_bytes().unwrap_or_default().saturating_sub(before);
+        if failpoint::is("in-warm-up", "fail") {
+            return Err(VerifyError::Probe("a fault that was asked for".to_owned()).into());
+        }
         verify::in_process(&started_engine, &target.verify).await?;
         let load::Started { tokenizer, end_tokens, engine, metrics, promised_bytes } = started_engine;
         let model = LoadedModel::new(

@@ -17,6 +17,7 @@
 mod access;
 mod bed;
 mod certificates;
+mod fleet;
 mod folders;
 mod namespace;
 mod node;
@@ -25,6 +26,7 @@ mod plane;
 mod ports;
 mod processes;
 mod program;
+mod rollouts;
 mod traffic;
 mod verdict;
 

@@ -157,6 +157,7 @@ fn pod_object(name: &str, template: &Template, ports: &[(&str, SocketAddr)]) -> 
         ("app.kubernetes.io/name", "inference-gateway"),
         ("app.kubernetes.io/component", "gateway"),
         ("app.kubernetes.io/instance", &template.gateway),
+        ("inference-gateway.io/gateway", &template.gateway),
     ];
     let port = |(name, address): &(&str, SocketAddr)| ContainerPort {
         name: Some((*name).to_owned()),
