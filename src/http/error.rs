@@ -96,7 +96,7 @@ impl From<Unavailable> for ApiError {
             Unavailable::Overloaded { .. } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message).retry_after(1)
             }
-            Unavailable::NotReady { .. } => {
+            Unavailable::NotKnown | Unavailable::NotReady { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "model_not_ready", message).retry_after(5)
             }
         }

@@ -35,7 +35,7 @@ use crate::model::{Defaults, Desired, FleetHandle, Registry};
 /// How often the registry is looked at for something to tell, and clocks are looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// A process that has heard nothing from the cluster for so long begins with what it knew last.
-const BOOT_PATIENCE: Duration = Duration::from_secs(10);
+const BOOT_PATIENCE: Duration = Duration::from_secs(3);
 /// Longest time for one write of a status.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a write that failed; doubles up to [`LONGEST_PAUSE`].

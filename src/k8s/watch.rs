@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -21,6 +22,11 @@ use crate::metrics::Metrics;
 const WATCH_SECONDS: u32 = 60;
 /// The same error is told again after this.
 const TOLD_EVERY: Duration = Duration::from_mins(1);
+
+/// Pause after the first error; doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// An apiserver that comes back is heard of soon, and one that struggles gets few requests from each of us.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// All objects of a kind by name; `None` before the first whole list.
 pub(super) type Known<K> = Option<BTreeMap<String, Arc<K>>>;
@@ -35,6 +41,28 @@ pub(super) struct Watch<K> {
     /// Name of the kind in metrics and logs.
     pub(super) resource: &'static str,
     pub(super) metrics: Arc<Metrics>,
+}
+
+/// The pauses between attempts, spread by half, so that the pods of a cluster do not ask at once.
+#[derive(Default)]
+struct Pauses {
+    failures: u32,
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = (FIRST_PAUSE * 2u32.saturating_pow(self.failures.min(10))).min(LONGEST_PAUSE);
+        self.failures += 1;
+        Some(pause.mul_f64(rand::random_range(0.5..=1.0)))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
 }
 
 impl<K> Watch<K>
@@ -57,7 +85,7 @@ where
             config = config.labels(&labels);
         }
         metrics.watch_healthy(resource, false);
-        let mut events = Box::pin(watcher(api, config).default_backoff());
+        let mut events = Box::pin(watcher(api, config).backoff(Pauses::default()));
         let mut list = BTreeMap::new();
         let mut told: Option<(String, Instant)> = None;
         loop {

@@ -66,6 +66,9 @@ pub enum Unavailable {
         /// What is served.
         models: Vec<ModelName>,
     },
+    /// Nobody knows yet what is served here.
+    #[error("it is not known yet which models to serve")]
+    NotKnown,
     /// The model cannot answer now.
     #[error("the model `{name}` is not ready: {state}{}", if message.is_empty() { String::new() } else { format!(" ({message})") })]
     NotReady {
@@ -123,6 +126,9 @@ impl Registry {
 
     fn find(&self, name: Option<&str>) -> Result<Arc<Slot>, Unavailable> {
         let models = self.models.load();
+        if models.slots.is_empty() && !self.is_synced() {
+            return Err(Unavailable::NotKnown);
+        }
         let served = || models.slots.values().filter_map(|(_, names)| names.first().cloned()).collect();
         match name {
             Some(wanted) => {

@@ -1,6 +1,7 @@
 //! A gateway of several pods with its controllers, with the rights that the project ships and no others.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
@@ -13,7 +14,6 @@ use kube::core::{ApiResource, GroupVersionKind};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::eventually;
 use crate::folders::prepared;
 use crate::namespace::Namespace;
 use crate::node::{GatewayPod, Template};
@@ -22,6 +22,7 @@ use crate::ports::free_address;
 use crate::program::Program;
 use crate::traffic::{Question, Traffic, ask, body, http_client};
 use crate::verdict::Expected;
+use crate::{PATIENCE, eventually};
 
 pub(crate) const PROMPT: &str = "Once upon a time";
 const MANIFESTS: [(&str, &str); 4] = [
@@ -170,13 +171,24 @@ impl Fleet {
 
     /// Waits until the model's status is as `holds` says, about its newest generation; gives the status.
     pub(crate) async fn wait(&self, name: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-        eventually(&format!("{name}: {what}"), async || {
-            let object = self.models.get(name).await.ok()?;
-            let status = object.data["status"].clone();
-            let current = status["observedGeneration"].as_i64() == object.metadata.generation;
-            (current && holds(&status)).then_some(status)
-        })
-        .await
+        let began = Instant::now();
+        loop {
+            let object = self.models.get(name).await;
+            if let Ok(object) = &object {
+                let status = object.data["status"].clone();
+                let current = status["observedGeneration"].as_i64() == object.metadata.generation;
+                if current && holds(&status) {
+                    return status;
+                }
+            }
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{name} never was {what}: {:?}; {:?}",
+                object.map(|object| object.data["status"].to_string()),
+                self.serving().await
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Waits until every pod serves what the spec asks for; gives the revision.
@@ -295,7 +307,7 @@ pub(crate) fn source(tiny: &str) -> Value {
 pub(crate) fn spec(tiny: &str) -> Value {
     json!({
         "source": source(tiny),
-        "rollout": {"minReadySeconds": 1, "progressDeadlineSeconds": 60, "watch": {"windowSeconds": 2}},
+        "rollout": {"minReadySeconds": 1, "progressDeadlineSeconds": 300, "watch": {"windowSeconds": 2}},
     })
 }
 
