@@ -78,8 +78,12 @@ pub(super) struct Keeper {
     asked_to_sleep: bool,
     drains: Drains,
     ahead: Ahead,
+    /// The revision that was wanted last.
+    wanted: String,
     /// When an attempt that failed in passing is made again.
     next_attempt: Option<Instant>,
+    /// The end of the pauses that the last plan has seen: the rest after it must not see another moment.
+    paused_until: Option<Instant>,
     pause: Duration,
     /// Of orders that have been followed.
     reloads: u64,
@@ -117,7 +121,9 @@ impl Keeper {
             asked_to_sleep: false,
             drains,
             ahead: Ahead::default(),
+            wanted: String::new(),
             next_attempt: None,
+            paused_until: None,
             pause: FIRST_PAUSE,
             reloads: 0,
             retries: 0,
@@ -160,6 +166,12 @@ impl Keeper {
             self.next_attempt = None;
             self.forgive_ahead(target);
         }
+        if self.wanted != target.revision {
+            // The pause is that of another revision.
+            self.wanted.clone_from(&target.revision);
+            self.next_attempt = None;
+            self.pause = FIRST_PAUSE;
+        }
         self.forget_ahead(target);
         if let Some(serving) = &mut self.serving
             && serving.target.revision == target.revision
@@ -195,6 +207,8 @@ impl Keeper {
         let revision = |revision: &Revision| revision.target.revision.clone();
         let quarantined = self.history.quarantined(&order.target.revision).is_some();
         let idle = self.idle();
+        let pauses = [self.next_attempt, self.ahead.next_attempt()];
+        self.paused_until = pauses.into_iter().flatten().filter(|at| *at > now).min();
         let serving = self.serving.as_ref();
         Observed {
             serving: serving.map(revision),
@@ -244,8 +258,6 @@ impl Keeper {
     async fn rest(&mut self, target: &Target) -> Result<bool, EngineDied> {
         let busy = self.watched_until.is_some() || target.live.unload_after_idle.is_some();
         let ticks = busy || !self.drains.is_empty();
-        let next = [self.next_attempt, self.ahead.next_attempt()];
-        let next = next.into_iter().flatten().filter(|at| *at > Instant::now()).min();
         let alive = self.serving.as_ref().and_then(|serving| Some(serving.model.as_ref()?.engine.alive()));
         let died = async {
             match alive {
@@ -254,11 +266,13 @@ impl Keeper {
                 None => std::future::pending().await,
             }
         };
+        // What is watched or drains is looked at in a pause too.
+        let tick = ticks.then(|| Instant::now() + TICK);
+        let until = self.paused_until.into_iter().chain(tick).min();
         let wake = async {
-            match (next, ticks) {
-                (Some(at), _) => tokio::time::sleep_until(at.into()).await,
-                (None, true) => tokio::time::sleep(TICK).await,
-                (None, false) => std::future::pending().await,
+            match until {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {

@@ -232,11 +232,15 @@ async fn a_fetch_that_is_killed_at_any_point_goes_on_where_it_was() {
 #[tokio::test]
 async fn a_fetch_that_dies_around_the_rename_leaves_nothing_half_made() {
     let server = Server::start(Duration::ZERO).await;
-    for point in [
+    let points = [
         "after-download-chunk=3*off->return(abort)",
+        "before-download-rename=2*off->return(abort)",
+        "after-download-rename=2*off->return(abort)",
+        "after-move=return(abort)",
         "before-rename=return(abort)",
         "after-rename=return(abort)",
-    ] {
+    ];
+    for point in points {
         let cache = tempfile::tempdir().unwrap();
         let before = server.sent_bytes();
         let mut dying = fetch(cache.path(), &server.url());
@@ -248,6 +252,9 @@ async fn a_fetch_that_dies_around_the_rename_leaves_nothing_half_made() {
         assert_whole(cache.path());
         assert_eq!(std::fs::read(folder.join("model.onnx")).unwrap(), graph());
         assert_eq!(names(&cache.path().join("staging")), Vec::<String>::new(), "{point}");
+        if !point.starts_with("after-rename") {
+            assert_eq!(names(&cache.path().join("downloads")), Vec::<String>::new(), "{point}");
+        }
         let sent = server.sent_bytes() - before;
         assert!(sent <= 2 * (WEIGHTS + PIECE), "{point}: {sent} bytes");
     }

@@ -223,11 +223,14 @@ impl FetchError {
                 _ => Reason::SourceNotFound,
             },
             Self::Client(_)
-            | Self::Connection { .. }
+            | Self::Connection { received_bytes: 0, .. }
             | Self::Stalled { .. }
             | Self::Redirect { .. }
             | Self::Response { .. } => Reason::SourceUnreachable,
-            Self::Truncated { .. } => Reason::TruncatedDownload,
+            // Of a cut connection, the client tells before we count.
+            Self::Truncated { .. } | Self::Connection { received_bytes: 1.., .. } => {
+                Reason::TruncatedDownload
+            }
             Self::TooLarge { .. } | Self::ModelTooLarge { .. } => Reason::ArtifactTooLarge,
             Self::Archive { .. } | Self::Listing { .. } => Reason::ArchiveUnsafe,
             Self::Digest { .. } => Reason::DigestMismatch,

@@ -214,7 +214,9 @@ impl Partial {
         blocking(&target, move || {
             let path = partial_path(&self.target);
             self.file.sync_all().map_err(storage("sync", &path))?;
+            failpoint::at("before-download-rename");
             fs::rename(&path, &self.target).map_err(storage("publish", &self.target))?;
+            failpoint::at("after-download-rename");
             self.settled = true;
             remove(&validator_path(&self.target))?;
             sync_folder(&self.target)

@@ -90,6 +90,11 @@ impl Staged {
             let to = folder.join(name);
             let moved = fs::rename(from, &to).and_then(|()| File::open(&to)?.sync_all());
             moved.map_err(place.failed("move", from))?;
+            failpoint::at("after-move");
+        }
+        // Before the model has its name: afterwards nobody comes back for what a dead process did not do.
+        for (_, from) in &downloads {
+            forget(from);
         }
         sync_folder(folder).map_err(place.failed("sync the folder", folder))?;
         let target = place.model(&digest);
@@ -100,18 +105,18 @@ impl Staged {
         }
         failpoint::at("after-rename");
         sync_folder(&place.models()).map_err(place.failed("sync the folder", &place.models()))?;
-        for (_, from) in &downloads {
-            forget(from);
-        }
         Ok(())
     }
 }
 
 /// Removes what belonged to a download that has been moved away; others in the same folder keep it.
 fn forget(download: &Path) {
-    let mut validator = download.as_os_str().to_owned();
-    validator.push(".validator");
-    drop(remove_all(Path::new(&validator)));
+    // The second one is left by a process that died when it had given the file its name.
+    for suffix in [".validator", ".partial.validator"] {
+        let mut beside = download.as_os_str().to_owned();
+        beside.push(suffix);
+        drop(remove_all(Path::new(&beside)));
+    }
     if let Some(folder) = download.parent() {
         drop(remove_all(&folder.join(MANIFEST_FILE)));
         // Fails while something else is in it.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::server::{Page, Server, Trick};
 use super::{FetchError, Place, Progress, bytes, read};
+use crate::model::Reason;
 use crate::model::spec::Source;
 
 const LENGTH: usize = 300_000;
@@ -89,6 +90,7 @@ async fn a_cut_connection_is_resumed_and_only_the_rest_is_sent() {
     let (server, place, body) = setup([Trick::CutAfter(100_000)]).await;
     let error = fails_in_passing(&place, &server.url(MODEL)).await;
     assert!(matches!(error, FetchError::Connection { received_bytes: 100_000, .. }), "{error:?}");
+    assert_eq!(error.reason(), Reason::TruncatedDownload);
     assert_eq!(place.partial_bytes(), 100_000);
     assert_eq!(read(&place.graph(&server.url(MODEL)).await.unwrap()), body);
     let second = &server.downloads()[1];
