@@ -18,7 +18,7 @@ use crate::config::{EngineSettings, Settings, SourceSettings};
 use crate::engine::ort::library::{self, Search};
 use crate::engine::ort::{Runtime, RuntimeOptions};
 use crate::http::{self, Admin, Api, CountedListener, HttpLimits, ListedIn};
-use crate::k8s::Agent;
+use crate::k8s::{Agent, ConfigMapModels};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::model::manifest::{Digest, Manifest};
@@ -114,10 +114,14 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
         registry: Arc::clone(&registry),
     });
     let agent = cluster::agent(&settings, (&registry, &metrics), &commands, &desired).await?;
+    let config_map = cluster::config_map(&settings, (&registry, &metrics), &desired, &file_status).await?;
+    let listed_in = settings.model.models_file.clone();
+    let listed_in = listed_in
+        .or_else(|| Some(format!("configmap/{}", settings.cluster.models_config_map.clone()?).into()));
     let admin = Arc::new(Admin {
         registry: Arc::clone(&registry),
         fleet: commands,
-        models_file: settings.model.models_file.clone().map(|path| ListedIn {
+        models_file: listed_in.map(|path| ListedIn {
             path,
             status: Arc::clone(&file_status),
             reload: reload_handle,
@@ -148,7 +152,7 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
     let outcome = tokio::select! {
         () = wait_for_stop(stop.clone()) => Ok(()),
         died = fleet.run(desired_seen) => died.map(|never| match never {}).map_err(Into::into),
-        never = follow(file, reload) => match never {},
+        never = follow(file, config_map, reload) => match never {},
         Some(never) = optional(agent.map(Agent::run)) => match never {},
         never = watch_steps(&registry, settings.engine.step_timeout) => match never {},
     };
@@ -235,9 +239,16 @@ fn store_of(settings: &Settings, target: Option<&Target>) -> anyhow::Result<Stor
 }
 
 /// Follows the list of models, if there is one.
-async fn follow(file: Option<ModelsFile>, mut reload: ReloadRequests) -> std::convert::Infallible {
+async fn follow(
+    file: Option<ModelsFile>,
+    config_map: Option<ConfigMapModels>,
+    mut reload: ReloadRequests,
+) -> std::convert::Infallible {
     if let Some(file) = file {
         return file.follow(reload).await;
+    }
+    if let Some(config_map) = config_map {
+        return config_map.follow(reload).await;
     }
     loop {
         reload.asked().await;

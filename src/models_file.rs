@@ -74,7 +74,8 @@ impl FileStatus {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, outcome: Result<(), String>) {
+    /// Notes how a reading went.
+    pub fn set(&self, outcome: Result<(), String>) {
         let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match outcome {
             Ok(()) => *reading = Reading { applied_at: Some(SystemTime::now()), error: None },

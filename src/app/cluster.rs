@@ -8,9 +8,10 @@ use tokio::sync::watch;
 use super::{bind, defaults, serve};
 use crate::config::{ControllerSettings, Settings};
 use crate::http::{self, ControllerOps};
-use crate::k8s::{self, Agent, Controller, ControllerHealth};
+use crate::k8s::{self, Agent, ConfigMapModels, Controller, ControllerHealth};
 use crate::metrics::Metrics;
 use crate::model::{Desired, FleetHandle, Registry};
+use crate::models_file::FileStatus;
 use crate::shutdown::{Phase, StopRequests, Tasks};
 
 /// The agent that follows the cluster, if models come from there.
@@ -38,6 +39,33 @@ pub(super) async fn agent(
         metrics: Arc::clone(metrics),
         // No model has a name that begins so.
         state_file: settings.sources.state_folder().join("_cluster.json"),
+    }))
+}
+
+/// The list of models in a ConfigMap, if models come from there.
+pub(super) async fn config_map(
+    settings: &Settings,
+    (registry, metrics): (&Arc<Registry>, &Arc<Metrics>),
+    desired: &watch::Sender<Option<Desired>>,
+    status: &Arc<FileStatus>,
+) -> anyhow::Result<Option<ConfigMapModels>> {
+    let cluster = &settings.cluster;
+    let Some(name) = cluster.models_config_map.clone() else {
+        return Ok(None);
+    };
+    let (client, own_namespace) = k8s::connect().await?;
+    let status = Arc::clone(status);
+    Ok(Some(ConfigMapModels {
+        client,
+        namespace: cluster.pod_namespace.clone().unwrap_or(own_namespace),
+        name,
+        pod: cluster.pod_name.clone().unwrap_or_default(),
+        spread: cluster.config_map_spread,
+        defaults: defaults(settings),
+        metrics: Arc::clone(metrics),
+        registry: Arc::clone(registry),
+        desired: desired.clone(),
+        told: Box::new(move |outcome| status.set(outcome)),
     }))
 }
 

@@ -1,6 +1,7 @@
 //! Settings of a gateway in a cluster: whose models it serves, and who it is.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -15,6 +16,9 @@ pub struct ClusterSettings {
     /// Serve the list of models under the key `models.yaml` of this ConfigMap, read from the cluster.
     #[arg(long, env = "INFERENCE_MODELS_CONFIG_MAP", value_name = "NAME", conflicts_with = "models_file")]
     pub models_config_map: Option<String>,
+    /// A change of that ConfigMap is followed so much later at the most, each pod at its own time.
+    #[arg(long, env = "INFERENCE_CONFIG_MAP_SPREAD", default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub config_map_spread: Duration,
     /// Name of this pod.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,

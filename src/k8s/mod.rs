@@ -9,6 +9,7 @@
 //! the lease. Neither needs the other to go on serving.
 
 mod agent;
+mod configmap;
 mod controller;
 pub mod crd;
 mod lease;
@@ -18,6 +19,7 @@ mod status;
 mod watch;
 
 pub use agent::Agent;
+pub use configmap::ConfigMapModels;
 pub use controller::{Controller, ControllerHealth};
 pub use kube::Client;
 

@@ -17,6 +17,7 @@
 mod access;
 mod bed;
 mod certificates;
+mod config_map;
 mod converging;
 mod fleet;
 mod folders;
