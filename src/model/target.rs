@@ -25,6 +25,8 @@ use super::{LoadLimits, ModelName};
 /// Names under which one model can be asked for besides its own.
 const MOST_ALIASES: usize = 8;
 const LONGEST_TEMPLATE_BYTES: usize = 16 << 10;
+/// The logits of all drafted tokens are kept at once, a vocabulary each.
+const MOST_DRAFTED_TOKENS: u8 = 64;
 const LONGEST_SECONDS: u32 = 24 * 60 * 60;
 
 /// What a document leaves open.
@@ -341,6 +343,12 @@ fn parse_source(spec: &SourceSpec, model_root: &Path) -> Result<Source, String> 
         path.as_deref().map(|path| below(model_root, path).map(Source::Path)),
         url.as_deref().map(|url| HttpUrl::parse(url).map(Source::Url).map_err(|error| error.to_string())),
         hf.as_ref().map(|hub| {
+            if hub.repo.split('/').count() > 2 {
+                return Err(format!(
+                    "hf.repo {:?} is not owner/name; a folder in it is hf.subfolder",
+                    hub.repo
+                ));
+            }
             let revision = hub.revision.as_ref().map(|name| format!("@{}", name.replace('/', "%2F")));
             let folder = hub.subfolder.as_ref().map(|folder| format!("/{folder}"));
             let text =
@@ -392,6 +400,10 @@ fn load_limits(spec: &RuntimeSpec, defaults: &LoadLimits) -> Result<LoadLimits, 
         limits.chunk_tokens = at_least_one("spec.runtime.prefillChunkTokens", *tokens)?;
     }
     if let Some(tokens) = speculative_tokens {
+        if *tokens > MOST_DRAFTED_TOKENS {
+            let message = format!("is {tokens}, at most {MOST_DRAFTED_TOKENS} are possible");
+            return Err(("spec.runtime.speculativeTokens", message));
+        }
         limits.draft_tokens = usize::from(*tokens);
     }
     if let Some(Bytes(bytes)) = cache_memory {

@@ -29,6 +29,7 @@ mod ports;
 mod processes;
 mod program;
 mod rollouts;
+mod schema;
 mod traffic;
 mod verdict;
 

@@ -67,6 +67,11 @@ pub(super) const MODEL_RULES: &[Rule] = &[
         "!has(self.aliases) || !has(self.servedName) || !self.aliases.exists(alias, alias == self.servedName)",
         "an alias is the served name itself",
     ),
+    cel(
+        "",
+        "!has(self.spec.aliases) || has(self.spec.servedName) || !self.spec.aliases.exists(alias, alias == self.metadata.name)",
+        "an alias is the served name itself",
+    ),
     schema("spec.source.path", PATH),
     cel("spec.source.path", RELATIVE.0, RELATIVE.1),
     schema("spec.source.url", URL),
