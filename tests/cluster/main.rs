@@ -29,6 +29,7 @@ mod ports;
 mod processes;
 mod program;
 mod rollouts;
+mod scale;
 mod schema;
 mod traffic;
 mod verdict;
