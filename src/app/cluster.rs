@@ -99,7 +99,7 @@ pub async fn control(settings: ControllerSettings, mut stop: StopRequests) -> an
         metrics,
         health,
     };
-    controller.run(async move { stop.asked(1).await }).await;
+    Box::pin(controller.run(async move { stop.asked(1).await })).await;
     phase.send_replace(Phase::Aborting);
     tasks.joined().await;
     tracing::info!("stopped");

@@ -1,7 +1,7 @@
 //! The two kinds of objects: `Model`, which people write, and `ModelReplica`, one for each pod and model.
 //!
 //! The spec of a `Model` is the schema of the models file; what a schema cannot say by itself (one of several fields, ranges,
-//! defaults of the cluster) is in [`rules`].
+//! defaults of the cluster) is in `crd/rules.rs`.
 
 mod document;
 mod rules;

@@ -26,7 +26,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 pub(super) use view::{ModelView, PodView, Refused, ReplicaView, Wanted};
 
-use self::view::Scene;
+use self::view::{Placed, Scene};
 use super::crd::{Failed, ModelStatus, Phase, Quarantined, ReplicaBody, Slot, Stage};
 use super::status::{self, Facts};
 use crate::model::Reason;
@@ -255,9 +255,7 @@ fn describe(status: &mut ModelStatus, scene: &Scene, events: &mut Vec<Event>) {
         (Some(target), _) => Some(&target.revision),
         (None, stable) => stable.as_ref().map(|stable| &stable.revision),
     };
-    let count = |which: &dyn Fn(&(&PodView, Option<&ReplicaView>)) -> bool| {
-        scene.live.iter().filter(|pod| which(pod)).count() as u32
-    };
+    let count = |which: &dyn Fn(&Placed) -> bool| scene.live.iter().filter(|pod| which(pod)).count() as u32;
     status.replicas = scene.live.len() as u32;
     let updated = count(&|pod| wanted.is_some_and(|revision| scene.has_soaked(pod, revision)));
     status.ready_replicas = count(&|(pod, replica)| {
@@ -318,7 +316,7 @@ fn again_after(status: &ModelStatus, scene: &Scene) -> Option<Duration> {
     let target = status.target.as_ref().filter(|_| !wanted.paused);
     let revision = target.or(status.stable.as_ref()).map(|slot| &slot.revision)?;
     let soaks = scene.live.iter().filter_map(|pod| scene.soaked_at(pod, revision));
-    let deadline = target.and_then(|_| scene.deadline(status, wanted));
+    let deadline = target.and_then(|_| Scene::deadline(status, wanted));
     let next = soaks.chain(deadline).filter(|at| *at > scene.now).min()?;
     // A little later, so that the comparison holds.
     let wait = next.duration_since(scene.now) + SignedDuration::from_millis(20);

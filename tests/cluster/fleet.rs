@@ -226,12 +226,8 @@ impl Fleet {
             .filter(|column| table["columnDefinitions"][column]["priority"] == 0)
             .collect();
         let line = |cells: &dyn Fn(usize) -> String| {
-            shown
-                .iter()
-                .map(|column| format!("{:<17}", cells(*column)))
-                .collect::<String>()
-                .trim_end()
-                .to_owned()
+            let cells: Vec<String> = shown.iter().map(|column| format!("{:<16}", cells(*column))).collect();
+            cells.join(" ").trim_end().to_owned()
         };
         let mut lines =
             vec![line(&|column| table["columnDefinitions"][column]["name"].as_str().unwrap().to_uppercase())];

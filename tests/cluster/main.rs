@@ -13,6 +13,8 @@
 //! stop it have their own.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "stages of rollouts, for whoever reads along")]
+#![expect(clippy::disallowed_methods, reason = "a test is told by variables how long or large it is to be")]
 
 mod access;
 mod bed;
@@ -54,7 +56,6 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
 }
 
 /// Tests own their runtime, which ends their tasks; the tracker is the application's.
-#[expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 pub(crate) fn spawn<F>(future: F) -> JoinHandle<F::Output>
 where
     F: Future + Send + 'static,

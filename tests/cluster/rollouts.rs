@@ -1,6 +1,8 @@
 //! Models that change under load, in three pods: good ones reach all, bad ones leave everything as it was, and nobody who
 //! asks notices either.
 
+use k8s_openapi::api::events::v1::Event;
+use kube::api::{Api, ListParams};
 use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, condition, spec};
@@ -48,6 +50,12 @@ async fn an_update_reaches_one_pod_after_the_other_and_nobody_notices() {
     assert_eq!(tally.verdict(), Ok(()));
     let updated = &tally.phases["updated"].by_revision;
     assert!(updated.keys().all(|(_, revision)| *revision == second), "{updated:?}");
+    let events: Api<Event> = fleet.namespace.all();
+    let told = events.list(&ListParams::default()).await.unwrap();
+    let told: Vec<&str> = told.items.iter().filter_map(|event| event.reason.as_deref()).collect();
+    for reason in ["RolloutStarted", "ReplicaSwapped", "RolloutComplete"] {
+        assert!(told.contains(&reason), "no event {reason} in {told:?}");
+    }
     let status = fleet.status("chat").await;
     assert_eq!(
         conditions(&status),

@@ -36,6 +36,7 @@ pub(crate) struct Process {
     pub(crate) child: Child,
     pub(crate) api: String,
     pub(crate) ops: String,
+    admin: String,
     pub(crate) client: reqwest::Client,
     /// Cache, state and the list of models.
     pub(crate) folder: Arc<tempfile::TempDir>,
@@ -89,9 +90,9 @@ impl Process {
             let found = listening[name].as_str().or_else(|| listening["fields"][name].as_str());
             found.unwrap().to_owned()
         };
-        let (api, ops) = (address("api"), address("ops"));
+        let (api, ops, admin) = (address("api"), address("ops"), address("admin"));
         drop(rustls::crypto::ring::default_provider().install_default());
-        Self { child, api, ops, client: reqwest::Client::new(), folder }
+        Self { child, api, ops, admin, client: reqwest::Client::new(), folder }
     }
 
     pub(crate) fn write_list(&self, entry: &str) {
@@ -123,6 +124,13 @@ impl Process {
         let url = format!("http://{}/readyz", self.ops);
         let body: Value = self.client.get(url).send().await.unwrap().json().await.unwrap();
         body["models"][0].clone()
+    }
+
+    /// Whether an earlier revision is still held.
+    async fn is_draining(&self) -> bool {
+        let url = format!("http://{}/admin/models", self.admin);
+        let body: Value = self.client.get(url).send().await.unwrap().json().await.unwrap();
+        !body["models"][0]["going"].as_array().unwrap().is_empty()
     }
 
     fn usage(&self) -> Usage {
@@ -286,6 +294,11 @@ async fn soak(folders: [&Path; 2], swaps: usize, faults: &str) -> Outcome {
 
 /// Usage once the old revision is gone: the least of a few looks.
 async fn settled(process: &Process) -> Usage {
+    let began = Instant::now();
+    while process.is_draining().await {
+        assert!(began.elapsed() < PATIENCE * 3, "the old revision is not given back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let mut least = process.usage();
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(100)).await;

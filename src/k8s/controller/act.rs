@@ -104,9 +104,9 @@ impl Actor {
             let write = self.models.replace_status(&model.name, &parameters, &changed);
             match self.write("models", write).await {
                 Ok(written) => {
-                    self.written.note("Model", &model.name, object.resource_version(), Some(written))
+                    self.written.note("Model", &model.name, object.resource_version(), Some(written));
                 }
-                Err(error) => return self.told(&model.name, &error),
+                Err(error) => return Self::told(&model.name, &error),
             }
         }
         self.metrics.rollout_phase(&model.name, Some(phase_label(phase)));
@@ -120,7 +120,7 @@ impl Actor {
                 (Action::Delete(pod), _) => self.delete(replicas.get(&pod)).await,
             };
             if let Err(error) = outcome {
-                return self.told(&model.name, &error);
+                return Self::told(&model.name, &error);
             }
         }
         true
@@ -142,7 +142,7 @@ impl Actor {
                     continue;
                 }
                 if let Err(error) = self.delete(Some(replica)).await {
-                    self.told(&replica.view.body.model_name, &error);
+                    Self::told(&replica.view.body.model_name, &error);
                 }
             }
             tracing::info!(uid, "the model of these replicas is gone: removed");
@@ -233,7 +233,7 @@ impl Actor {
     }
 
     /// Says why a plan stopped; it is made anew from what is heard next.
-    fn told(&self, model: &str, error: &WriteError) -> bool {
+    fn told(model: &str, error: &WriteError) -> bool {
         match error {
             WriteError::Api(kube::Error::Api(answer)) if answer.code == 409 => {
                 tracing::debug!(model, %error, "somebody else has written: planning anew");

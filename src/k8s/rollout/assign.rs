@@ -41,7 +41,7 @@ pub(super) fn actions(status: &ModelStatus, scene: &Scene) -> Vec<Action> {
                 }
                 None => {
                     body.prefetch_revision =
-                        body.prefetch_revision.filter(|one| Some(one) == body.revision.as_ref())
+                        body.prefetch_revision.filter(|one| Some(one) == body.revision.as_ref());
                 }
             }
         }
@@ -60,11 +60,11 @@ pub(super) fn actions(status: &ModelStatus, scene: &Scene) -> Vec<Action> {
 fn chosen_for_target<'a>(target: &str, stable: Option<&str>, scene: &Scene<'a>) -> Vec<&'a str> {
     let ready = || scene.live.iter().filter(|(pod, _)| pod.ready);
     let prepared =
-        |replica: &Option<&ReplicaView>| replica.is_some_and(|replica| replica.has_prepared(target));
+        |replica: Option<&ReplicaView>| replica.is_some_and(|replica| replica.has_prepared(target));
     let begun = scene.replicas().any(|replica| replica.is_assigned(target));
     let budget = budget(scene, Some(target));
     if !begun {
-        let all_prepared = ready().all(|(_, replica)| prepared(replica));
+        let all_prepared = ready().all(|(_, replica)| prepared(*replica));
         // The pod that has been ready for longest has proved most.
         let canary = ready().min_by_key(|(pod, _)| (pod.ready_since, &pod.name));
         let canary = canary.filter(|_| all_prepared && (budget > 0 || stable.is_none()));

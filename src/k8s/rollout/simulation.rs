@@ -329,14 +329,14 @@ impl World {
             self.write(action);
         }
         if plan.actions.len() < writes {
-            return self.rests(plan.actions);
+            return self.rests(&plan.actions);
         }
         Ok(())
     }
 
     /// Planning again on what came of a plan assigns nothing twice, and soon finds nothing to do. A pod that was just told to
     /// prepare what it has prepared already may be told to serve it.
-    fn rests(&mut self, actions: Vec<Action>) -> Result<(), String> {
+    fn rests(&mut self, actions: &[Action]) -> Result<(), String> {
         let assigned = |action: &Action| (action.pod().to_owned(), action.revision().map(str::to_owned));
         let mut touched: BTreeSet<(String, Option<String>)> = actions.iter().map(assigned).collect();
         for _ in 0..MOST_PODS + 2 {

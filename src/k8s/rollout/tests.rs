@@ -85,7 +85,7 @@ impl Fleet {
         for action in plan.actions {
             match action {
                 Action::Create(body) => {
-                    self.replicas.push(ReplicaView { body, status: ReplicaStatus::default() })
+                    self.replicas.push(ReplicaView { body, status: ReplicaStatus::default() });
                 }
                 Action::Update(body) => {
                     let known = self.replicas.iter_mut().find(|one| one.body.pod_name == body.pod_name);

@@ -57,11 +57,14 @@ pub(in crate::k8s) struct PodView {
     pub(in crate::k8s) terminating: bool,
 }
 
+/// A pod with its replica, if it has one.
+pub(super) type Placed<'a> = (&'a PodView, Option<&'a ReplicaView>);
+
 /// Everything that one plan looks at.
 pub(super) struct Scene<'a> {
     pub(super) model: &'a ModelView,
     /// Pods that stay, by name, each with its replica.
-    pub(super) live: Vec<(&'a PodView, Option<&'a ReplicaView>)>,
+    pub(super) live: Vec<Placed<'a>>,
     /// Replicas of pods that are not there any more.
     pub(super) orphans: Vec<&'a ReplicaView>,
     pub(super) now: Timestamp,
@@ -90,11 +93,7 @@ impl<'a> Scene<'a> {
     }
 
     /// When a pod that serves a revision will have been watched for long enough.
-    pub(super) fn soaked_at(
-        &self,
-        (_, replica): &(&PodView, Option<&ReplicaView>),
-        revision: &str,
-    ) -> Option<Timestamp> {
+    pub(super) fn soaked_at(&self, (_, replica): &Placed, revision: &str) -> Option<Timestamp> {
         let replica = replica.filter(|replica| replica.serves(revision) && replica.is_assigned(revision))?;
         let since: Timestamp = replica.status.serving_since.as_ref()?.parse().ok()?;
         let min_ready = self.model.wanted.as_ref().map(|wanted| wanted.min_ready).unwrap_or_default();
@@ -102,12 +101,12 @@ impl<'a> Scene<'a> {
     }
 
     /// Whether a pod serves a revision as assigned, was watched for long enough, and is ready.
-    pub(super) fn has_soaked(&self, pod: &(&PodView, Option<&ReplicaView>), revision: &str) -> bool {
+    pub(super) fn has_soaked(&self, pod: &Placed, revision: &str) -> bool {
         pod.0.ready && self.soaked_at(pod, revision).is_some_and(|at| at <= self.now)
     }
 
     /// When the rollout has failed if nothing comes forward. The time in which pods are watched does not count.
-    pub(super) fn deadline(&self, status: &ModelStatus, wanted: &Wanted) -> Option<Timestamp> {
+    pub(super) fn deadline(status: &ModelStatus, wanted: &Wanted) -> Option<Timestamp> {
         let since: Timestamp = status.rollout.as_ref()?.last_progress_at.as_ref()?.parse().ok()?;
         let allowed = wanted.progress_deadline.checked_add(wanted.min_ready)?;
         since.checked_add(SignedDuration::try_from(allowed).ok()?).ok()
@@ -115,7 +114,7 @@ impl<'a> Scene<'a> {
 
     /// Whether nothing came forward for too long. Without pods nothing can.
     pub(super) fn is_late(&self, status: &ModelStatus, wanted: &Wanted) -> bool {
-        !self.live.is_empty() && self.deadline(status, wanted).is_some_and(|deadline| deadline < self.now)
+        !self.live.is_empty() && Self::deadline(status, wanted).is_some_and(|deadline| deadline < self.now)
     }
 }
 

@@ -169,11 +169,13 @@ async fn transfer(
     mut body: Body,
     progress: &Progress,
 ) -> Result<Partial, FetchError> {
-    let room_bytes = http.maximum_file_bytes().saturating_sub(partial.length_bytes());
+    // What says beforehand how long it is gets no byte more.
+    let limit_bytes = http.maximum_file_bytes().min(file.expected_bytes.unwrap_or(u64::MAX));
+    let room_bytes = limit_bytes.saturating_sub(partial.length_bytes());
     let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let receive = async move {
         while let Some(chunk) = body.next().await? {
-            check_room(http, file, body.received_bytes, room_bytes)?;
+            check_room(file, body.received_bytes, (room_bytes, limit_bytes))?;
             progress.add(chunk.len() as u64);
             if sender.send(chunk).await.is_err() {
                 // The writer has failed; its own error says why.
@@ -217,14 +219,19 @@ impl RemoteFile<'_> {
 }
 
 fn check_size(http: &Http, file: &RemoteFile<'_>, bytes: Option<u64>) -> Result<(), FetchError> {
-    check_room(http, file, bytes.unwrap_or(0), http.maximum_file_bytes())
+    let limit_bytes = http.maximum_file_bytes();
+    check_room(file, bytes.unwrap_or(0), (limit_bytes, limit_bytes))
 }
 
-fn check_room(http: &Http, file: &RemoteFile<'_>, bytes: u64, room_bytes: u64) -> Result<(), FetchError> {
+fn check_room(
+    file: &RemoteFile<'_>,
+    bytes: u64,
+    (room_bytes, limit_bytes): (u64, u64),
+) -> Result<(), FetchError> {
     if bytes <= room_bytes {
         return Ok(());
     }
-    Err(FetchError::TooLarge { url: without_query(file.url), limit_bytes: http.maximum_file_bytes() })
+    Err(FetchError::TooLarge { url: without_query(file.url), limit_bytes })
 }
 
 /// Asks for the bytes after ours, if the version they belong to has a name that ranges may rely on.

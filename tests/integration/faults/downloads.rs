@@ -131,6 +131,72 @@ async fn other_bytes_than_those_of_the_digest_never_serve() {
     client.saw_no_failure().await;
 }
 
+/// Row 7: archives are not unpacked, and a manifest names no file elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn archives_and_names_that_lead_elsewhere_are_refused() {
+    let (list, gateway) = serving(&FLAGS).await;
+    let client = Background::start(&gateway).await;
+    let remote = Remote::start().await;
+    let digest = |manifest: &str| Digest::of(manifest.as_bytes());
+    let listed = |name: &str| json!([{"name": name, "size": 1, "sha256": "0".repeat(64)}]).to_string();
+    let long = "x".repeat(4096);
+    for name in ["../model.onnx", "/etc/model.onnx", "a/../../model.onnx", "model.onnx\u{0}", long.as_str()] {
+        let manifest = listed(name);
+        remote
+            .server
+            .put("/m/manifest.json", Page::file(manifest.as_bytes(), &digest(&manifest).digits()[..8]));
+        let source =
+            format!("{{url: '{}', digest: '{}'}}", remote.server.url("/m/manifest.json"), digest(&manifest));
+        let told = refused(&list, &gateway, &sourced(&source, "")).await;
+        assert!(told.starts_with("ArchiveUnsafe: "), "{name:?}: {told}");
+    }
+    let archive = format!("{{url: '{}', digest: '{}'}}", remote.server.url("/m/model.tar.gz"), remote.digest);
+    remote.server.put("/m/model.tar.gz", Page::file(b"\x1f\x8b\x08 an archive", "archive"));
+    let told = refused(&list, &gateway, &sourced(&archive, "")).await;
+    assert!(told.starts_with("ArchiveUnsafe: "), "{told}");
+    client.saw_no_failure().await;
+}
+
+/// Row 8: what never ends, or is longer than it was said to be, is stopped there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_bytes_than_were_declared_are_not_taken() {
+    let (list, gateway) = serving(&FLAGS).await;
+    let client = Background::start(&gateway).await;
+    let remote = Remote::start().await;
+    // The manifest says how long each file is.
+    remote.server.play([vec![Trick::None], vec![Trick::Endless; 20]].concat());
+    let told = refused(&list, &gateway, &remote.entry()).await;
+    assert!(told.starts_with("ArtifactTooLarge: "), "{told}");
+    let cache = std::fs::read_dir(list.path().parent().unwrap().join("cache/models")).unwrap().count();
+    assert_eq!(cache, 1, "only what serves is in the store");
+    client.saw_no_failure().await;
+}
+
+/// Row 17: two gateways on one folder download once, and both serve.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_on_one_cache_download_once_and_both_serve() {
+    let remote = Remote::start().await;
+    let shared = tempfile::tempdir().unwrap();
+    let cache = format!("--cache-dir={}", shared.path().display());
+    let lists = [(); 2].map(|()| ModelsList::new(&model(&tiny("llama"), "")));
+    let mut gateways = Vec::new();
+    for list in &lists {
+        let gateway = list.gateway(&[FLAGS.as_slice(), &[cache.as_str()]].concat()).await;
+        gateway.wait_ready().await;
+        let client = Background::across_a_swap_to(&gateway, "gpt2").await;
+        gateways.push((gateway, client));
+    }
+    for (list, (gateway, _)) in lists.iter().zip(&gateways) {
+        list.write(&remote.entry());
+        gateway.reload();
+    }
+    for (gateway, client) in gateways {
+        wait(&gateway, |model| model["state"] == "ready" && model["serving"] == model["revision"]).await;
+        client.saw_no_failure().await;
+    }
+    assert_eq!(remote.sent(), remote.bytes, "the graph was sent once");
+}
+
 /// A file system of a few megabytes, in memory.
 struct SmallDisk(tempfile::TempDir);
 
