@@ -65,9 +65,12 @@ fn chosen_for_target<'a>(target: &str, stable: Option<&str>, scene: &Scene<'a>) 
     let budget = budget(scene, Some(target));
     if !begun {
         let all_prepared = ready().all(|(_, replica)| prepared(*replica));
+        // Where others are out of service already, one of those: it may be what the target mends.
+        let idle = |replica: &ReplicaView| replica.status.serving_revision.is_none();
+        let free = budget > 0 || stable.is_none();
+        let candidates = ready().filter(|(_, replica)| free || replica.is_some_and(idle));
         // The pod that has been ready for longest has proved most.
-        let canary = ready().min_by_key(|(pod, _)| (pod.ready_since, &pod.name));
-        let canary = canary.filter(|_| all_prepared && (budget > 0 || stable.is_none()));
+        let canary = candidates.min_by_key(|(pod, _)| (pod.ready_since, &pod.name)).filter(|_| all_prepared);
         return canary.map(|(pod, _)| pod.name.as_str()).into_iter().collect();
     }
     if !scene.live.iter().any(|pod| scene.has_soaked(pod, target)) {

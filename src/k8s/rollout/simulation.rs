@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::tests::{at, model, wanted};
 use super::*;
@@ -12,6 +12,7 @@ use crate::k8s::crd::{ReplicaPhase, ReplicaStatus};
 
 const REVISIONS: [&str; 3] = ["a", "b", "c"];
 const MOST_PODS: usize = 4;
+const SEED: u8 = 1;
 
 /// What goes wrong with a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -507,7 +508,9 @@ fn run(planner: Planner, cases: u32) -> Result<(), String> {
     let schedule =
         (1..MOST_PODS, proptest::collection::vec(fault(), 3), proptest::collection::vec(step(), 1..50));
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 2000, ..Config::default() };
-    TestRunner::new(config)
+    // The same schedules every time: a change is judged by what it changes. Another number tries others.
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &[SEED; 32]);
+    TestRunner::new_with_rng(config, random)
         .run(&schedule, |(pods, faults, steps)| {
             let mut world = World::new(planner, pods, &faults);
             for step in &steps {
