@@ -8,10 +8,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode};
-use inference_gateway::model::manifest::Manifest;
 use serde_json::json;
 
-use crate::harness::{Gateway, ModelsList, prepared, settings, spawn};
+use crate::harness::{Gateway, prepared, settings, spawn};
 
 /// Serves `owner/repo/resolve/…` from a tiny model; the first answers for the graph fail.
 struct Hub {
@@ -113,66 +112,4 @@ async fn a_model_that_the_hub_does_not_have_fails_for_good() {
     let gateway = Gateway::start(settings(&[&endpoint, &home_flag, path])).await;
     let reason = gateway.wait_state("failed").await;
     assert!(reason.contains("nothing.onnx"), "{reason}");
-}
-
-/// A tiny model with its manifest at `/model/`, and its tokenizer once more at `/tokenizer/`, each for those who know its
-/// secret.
-async fn behind_logins() -> (String, String) {
-    async fn answer(request: Request) -> Response<Body> {
-        let path = request.uri().path().to_owned();
-        let (folder, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
-        let wanted = match folder {
-            "model" => "Bearer of-the-model",
-            // reader:of-the-tokenizer
-            _ => "Basic cmVhZGVyOm9mLXRoZS10b2tlbml6ZXI=",
-        };
-        let given = request.headers().get("authorization").and_then(|value| value.to_str().ok());
-        let files = prepared("tiny/llama");
-        let bytes = match name {
-            "manifest.json" => Some(Manifest::of_folder(&files).unwrap().to_bytes()),
-            name => std::fs::read(files.join(name)).ok(),
-        };
-        let status = match (&bytes, given == Some(wanted)) {
-            (_, false) => StatusCode::UNAUTHORIZED,
-            (None, true) => StatusCode::NOT_FOUND,
-            (Some(_), true) => StatusCode::OK,
-        };
-        let body = bytes.filter(|_| status == StatusCode::OK && request.method() != "HEAD");
-        Response::builder().status(status).body(body.unwrap_or_default().into()).unwrap()
-    }
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    drop(spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await }));
-    let digest =
-        Manifest::of_folder(&prepared("tiny/llama")).unwrap().write(tempfile::tempdir().unwrap().path());
-    (address, digest.unwrap().to_string())
-}
-
-#[tokio::test]
-async fn credentials_that_are_mounted_late_bring_model_and_tokenizer() {
-    let (address, digest) = behind_logins().await;
-    let credentials = tempfile::tempdir().unwrap();
-    let mount = |name: &str, files: &[(&str, &str)]| {
-        let folder = credentials.path().join(name);
-        std::fs::create_dir(&folder).unwrap();
-        for (file, content) in files {
-            std::fs::write(folder.join(file), content).unwrap();
-        }
-    };
-    mount("reader", &[("username", "reader"), ("password", "of-the-tokenizer\n")]);
-    let list = ModelsList::new(&format!(
-        "- name: chat\n  spec:\n    source: {{url: '{address}/model/manifest.json', digest: '{digest}', \
-         credentialsRef: {{name: model}}}}\n    tokenizer: {{url: '{address}/tokenizer/tokenizer.json', \
-         credentialsRef: {{name: reader}}}}\n"
-    ));
-    let folder = format!("--credentials-dir={}", credentials.path().display());
-    let flags = [&folder, "--insecure-hosts=127.0.0.1", "--allowed-private-networks=127.0.0.0/8"];
-    let gateway = list.gateway(&flags).await;
-    let reason = gateway.wait_state("fetching").await;
-    assert!(reason.contains("the credentials model are not mounted"), "{reason}");
-    assert!(reason.contains("tried again"), "{reason}");
-    mount("model", &[("token", "of-the-model\n")]);
-    gateway.wait_ready().await;
-    let local = Gateway::serving(&prepared("tiny/llama").display().to_string(), &[]).await;
-    assert_eq!(gateway.greedy("Hello", 20).await, local.greedy("Hello", 20).await);
 }
