@@ -31,6 +31,11 @@ mod faults {
         fail::eval(name, |asked| asked.as_deref() == Some(action)).unwrap_or(false)
     }
 
+    /// The number that `return(…)` asks for at this point.
+    pub fn number(name: &str) -> Option<i64> {
+        fail::eval(name, |asked| asked?.parse().ok()).flatten()
+    }
+
     #[expect(clippy::panic, reason = "a fault that does not exist is a mistake of the test")]
     fn act(action: &str) {
         use rustix::process::{Signal, getpid, kill_process};
@@ -79,10 +84,15 @@ mod faults {
     /// Nothing.
     pub fn at(_name: &str) {}
 
+    /// None.
+    pub fn number(_name: &str) -> Option<i64> {
+        None
+    }
+
     /// Never.
     pub fn is(_name: &str, _action: &str) -> bool {
         false
     }
 }
 
-pub use faults::{asked, at, is, start};
+pub use faults::{asked, at, is, number, start};

@@ -174,8 +174,11 @@ impl Agent {
         let snapshots = self.registry.snapshots();
         for replica in replicas.values() {
             let snapshot = snapshots.iter().find(|snapshot| snapshot.key.as_str() == replica.body.model_name);
-            let problem = memory.problem(&replica.body.model_name, Instant::now());
-            let status = report::status(&replica.body, snapshot, problem.as_deref());
+            let (model, now) = (&replica.body.model_name, Instant::now());
+            let problem = memory.problem(model, now);
+            let min_ready_seconds = memory.min_ready_seconds(model);
+            let circumstances = report::Circumstances { problem: problem.as_deref(), min_ready_seconds, now };
+            let status = report::status(&replica.body, snapshot, circumstances);
             let told = told.entry(replica.uid.clone()).or_default();
             let waits = told.again.is_some_and(|(at, _)| at > Instant::now());
             if waits || !told.differs(&status, &replica.status) {

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::{ApiResource, DynamicObject};
@@ -24,6 +23,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 
 use self::act::Actor;
+use super::clock::SteadyClock;
 use super::crd::{GATEWAY_LABEL, Model, ModelReplica};
 use super::lease::{Candidate, Leadership};
 use super::rollout;
@@ -146,6 +146,7 @@ impl Controller {
             gateway: self.gateway.clone(),
             written: act::Written::default(),
         };
+        let clock = SteadyClock::start();
         let mut again = LOOK_AGAIN;
         loop {
             tokio::select! {
@@ -157,12 +158,12 @@ impl Controller {
                 () = tokio::time::sleep(again) => {}
             }
             tokio::time::sleep(SETTLE).await;
-            again = self.round(&mut heard, &actor).await.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
+            again = self.round(&mut heard, (&actor, &clock)).await.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
         }
     }
 
     /// Plans for every model and carries the plans out; when to look again.
-    async fn round(&self, heard: &mut Heard, actor: &Actor) -> Option<Duration> {
+    async fn round(&self, heard: &mut Heard, (actor, clock): (&Actor, &SteadyClock)) -> Option<Duration> {
         let models = heard.models.borrow_and_update().clone()?;
         let replicas = heard.replicas.borrow_and_update().clone()?;
         let pods = heard.pods.borrow_and_update().clone()?;
@@ -173,7 +174,7 @@ impl Controller {
         let models = actor.written.over("Model", models);
         let replicas = actor.written.over("ModelReplica", replicas);
         let pods: Vec<_> = pods.values().filter_map(|pod| view::pod(pod)).collect();
-        let seen = view::models(&models);
+        let seen = view::models(&models, &self.identity);
         let replicas = view::replicas(&replicas);
         actor.forget_strangers(&seen, &replicas).await;
         let none = BTreeMap::new();
@@ -182,7 +183,7 @@ impl Controller {
             let model = model.as_ref()?;
             let own = replicas.get(&model.uid).unwrap_or(&none);
             let views: Vec<_> = own.values().map(|replica| replica.view.clone()).collect();
-            let plan = rollout::plan(model, &views, &pods, Timestamp::now());
+            let plan = rollout::plan(model, &views, &pods, clock.now());
             Some((name, model, own, plan))
         });
         let plans: Vec<_> = plans.collect();

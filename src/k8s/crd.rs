@@ -28,6 +28,8 @@ pub const MODEL_LABEL: &str = "inference-gateway.io/model";
 pub const POD_LABEL: &str = "inference-gateway.io/pod";
 /// Label of gateway pods, and of their replicas: the gateway's name.
 pub const GATEWAY_LABEL: &str = "inference-gateway.io/gateway";
+/// `minReadySeconds` of a `Model` that does not say it; the schema says the same.
+pub const DEFAULT_MIN_READY_SECONDS: u32 = 10;
 /// The gateway of a `Model` that names none.
 pub const DEFAULT_GATEWAY: &str = "default";
 

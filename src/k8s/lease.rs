@@ -9,13 +9,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 use tokio::sync::watch;
 
+use super::clock::time_of_day;
 use crate::failpoint;
 use crate::metrics::Metrics;
 
@@ -162,7 +162,7 @@ impl Candidate {
             return Ok(false);
         }
         failpoint::at("on-lease-renew");
-        let now = MicroTime(Timestamp::now());
+        let now = MicroTime(time_of_day());
         let held = lease.spec.get_or_insert_default();
         held.holder_identity = Some(self.identity.clone());
         held.lease_duration_seconds = Some(DURATION_SECONDS);

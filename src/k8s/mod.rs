@@ -9,6 +9,7 @@
 //! the lease. Neither needs the other to go on serving.
 
 mod agent;
+mod clock;
 mod configmap;
 mod controller;
 pub mod crd;

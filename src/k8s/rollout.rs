@@ -121,6 +121,7 @@ fn retarget(status: &mut ModelStatus, wanted: &Wanted, scene: &Scene, events: &m
         let rollout = status.rollout.get_or_insert_default();
         rollout.started_at = Some(scene.now.to_string());
         rollout.last_progress_at = Some(scene.now.to_string());
+        rollout.led_by = Some(scene.model.leader.clone());
         rollout.progress = String::new();
     }
 }
@@ -133,7 +134,8 @@ fn pin_digest(status: &mut ModelStatus, scene: &Scene) {
     }
 }
 
-/// Notes when the rollout last came forward.
+/// Notes when the rollout last came forward. A new leader begins to count anew: its clock is another one, and nothing could come
+/// forward while nobody led.
 fn note_progress(status: &mut ModelStatus, scene: &Scene) {
     let Some(target) = status.target.as_ref().map(|target| target.revision.clone()) else {
         return;
@@ -148,8 +150,10 @@ fn note_progress(status: &mut ModelStatus, scene: &Scene) {
         scene.live.iter().filter(|pod| scene.has_soaked(pod, &target)).count(),
     );
     let rollout = status.rollout.get_or_insert_default();
-    if rollout.progress != progress {
+    let leader = Some(&scene.model.leader);
+    if rollout.progress != progress || rollout.led_by.as_ref() != leader {
         rollout.progress = progress;
+        rollout.led_by = leader.cloned();
         rollout.last_progress_at = Some(scene.now.to_string());
     }
 }
@@ -251,13 +255,14 @@ fn describe(status: &mut ModelStatus, scene: &Scene, events: &mut Vec<Event>) {
         let note = "all pods serve the stable revision again".to_owned();
         events.push(Event { warning: false, reason: "RolledBack", note });
     }
-    let wanted = match (&status.target, &status.stable) {
-        (Some(target), _) => Some(&target.revision),
-        (None, stable) => stable.as_ref().map(|stable| &stable.revision),
-    };
     let count = |which: &dyn Fn(&Placed) -> bool| scene.live.iter().filter(|pod| which(pod)).count() as u32;
     status.replicas = scene.live.len() as u32;
-    let updated = count(&|pod| wanted.is_some_and(|revision| scene.has_soaked(pod, revision)));
+    let updated = match (&status.target, &status.stable) {
+        (Some(target), _) => count(&|pod| scene.has_soaked(pod, &target.revision)),
+        // It has proved itself.
+        (None, Some(stable)) => count(&|pod| Scene::has_in_service(pod, &stable.revision)),
+        (None, None) => 0,
+    };
     status.ready_replicas = count(&|(pod, replica)| {
         pod.ready && replica.is_some_and(|replica| replica.status.serving_revision.is_some())
     });
@@ -312,12 +317,9 @@ fn phase(status: &ModelStatus, scene: &Scene) -> Phase {
 
 /// When something that only time changes is due.
 fn again_after(status: &ModelStatus, scene: &Scene) -> Option<Duration> {
-    let wanted = scene.model.wanted.as_ref().ok()?;
-    let target = status.target.as_ref().filter(|_| !wanted.paused);
-    let revision = target.or(status.stable.as_ref()).map(|slot| &slot.revision)?;
-    let soaks = scene.live.iter().filter_map(|pod| scene.soaked_at(pod, revision));
-    let deadline = target.and_then(|_| Scene::deadline(status, wanted));
-    let next = soaks.chain(deadline).filter(|at| *at > scene.now).min()?;
+    let wanted = scene.model.wanted.as_ref().ok().filter(|wanted| !wanted.paused)?;
+    let deadline = status.target.as_ref().and_then(|_| Scene::deadline(status, wanted));
+    let next = deadline.filter(|at| *at > scene.now)?;
     // A little later, so that the comparison holds.
     let wait = next.duration_since(scene.now) + SignedDuration::from_millis(20);
     Duration::try_from(wait).ok()

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, watch};
@@ -86,6 +86,8 @@ pub struct Status {
     pub prepared: Vec<String>,
     /// When what answers now began to.
     pub serving_since: Option<SystemTime>,
+    /// The same, by a clock that nobody sets.
+    pub serving_from: Option<Instant>,
 }
 
 /// A revision that is brought here and tried ahead of its service.
@@ -133,6 +135,7 @@ impl Slot {
             ahead: None,
             prepared: Vec::new(),
             serving_since: None,
+            serving_from: None,
         };
         Arc::new(Self {
             key,
@@ -188,7 +191,10 @@ impl Slot {
         if let Some(model) = &model {
             self.remember(model);
         }
-        self.status().serving_since = model.as_ref().map(|_| SystemTime::now());
+        let mut status = self.status();
+        status.serving_since = model.as_ref().map(|_| SystemTime::now());
+        status.serving_from = model.as_ref().map(|_| Instant::now());
+        drop(status);
         let before = self.serving.swap(model);
         self.changed.send_replace(());
         before

@@ -19,6 +19,7 @@
 mod access;
 mod bed;
 mod certificates;
+mod clocks;
 mod config_map;
 mod converging;
 mod fleet;

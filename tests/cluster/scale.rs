@@ -57,7 +57,7 @@ async fn agent(replicas: Api<DynamicObject>, name: String) {
             json!({"observedEpoch": spec["epoch"], "phase": "Ready", "preparedRevisions": prepared});
         if spec["revision"].is_string() {
             status["servingRevision"] = spec["revision"].clone();
-            status["servingSince"] = json!("2026-01-01T00:00:00Z");
+            status["watchedSeconds"] = json!(0);
         }
         let patch = json!({"apiVersion": "inference-gateway.io/v1alpha1", "kind": "ModelReplica", "metadata": {"name": object.name_any()}, "status": status});
         let ours = PatchParams::apply("agent").force();

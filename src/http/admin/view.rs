@@ -108,8 +108,17 @@ pub(super) fn view(admin: &Admin) -> View {
 
 fn model(model: &Snapshot) -> ModelView {
     let Snapshot { key, names, status, serving, going } = model;
-    let Status { revision, state, message, progress, last_failure, ahead, prepared: _, serving_since } =
-        status;
+    let Status {
+        revision,
+        state,
+        message,
+        progress,
+        last_failure,
+        ahead,
+        prepared: _,
+        serving_since,
+        serving_from: _,
+    } = status;
     let reading = progress.as_ref().map(crate::model::source::Progress::read);
     ModelView {
         name: key.to_string(),

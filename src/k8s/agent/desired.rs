@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::Replica;
-use crate::k8s::crd::{FrozenSpec, Slot};
+use crate::k8s::crd::{DEFAULT_MIN_READY_SECONDS, FrozenSpec, Slot};
 use crate::k8s::objects::ModelObject;
 use crate::model::spec::{ModelDocument, ModelSpec, RolloutSpec};
 use crate::model::{Defaults, Desired, Purpose, Target, revision_of};
@@ -174,6 +174,12 @@ impl Memory {
             }
         }
         all
+    }
+
+    /// For how long a pod is watched after it has swapped.
+    pub(super) fn min_ready_seconds(&self, model: &str) -> u32 {
+        let asked = self.models.get(model).and_then(|known| known.spec.rollout.min_ready_seconds);
+        asked.unwrap_or(DEFAULT_MIN_READY_SECONDS)
     }
 
     /// Why what was assigned is not taken up, if that is so.

@@ -1,4 +1,6 @@
-//! What the pod tells of one replica: a function of the assignment and of what the registry knows.
+//! What the pod tells of one replica: a function of the assignment, of what the registry knows, and of the time.
+
+use std::time::{Duration, Instant};
 
 use crate::k8s::crd::{ReplicaBody, ReplicaPhase, ReplicaStatus};
 use crate::model::{ModelState, Preparation, Snapshot, Status};
@@ -6,17 +8,31 @@ use crate::model::{ModelState, Preparation, Snapshot, Status};
 /// Characters of a message; more is no help in `kubectl describe`.
 const LONGEST_MESSAGE: usize = 1024;
 
-/// `problem` says why the assignment cannot even be begun.
+/// What else is known of the model.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Circumstances<'a> {
+    /// Why the assignment cannot even be begun.
+    pub(super) problem: Option<&'a str>,
+    /// For how long a pod is watched after it has swapped.
+    pub(super) min_ready_seconds: u32,
+    pub(super) now: Instant,
+}
+
+/// The status of one replica.
 pub(super) fn status(
     body: &ReplicaBody,
     snapshot: Option<&Snapshot>,
-    problem: Option<&str>,
+    circumstances: Circumstances,
 ) -> ReplicaStatus {
+    let Circumstances { problem, min_ready_seconds, now } = circumstances;
     let mut told = ReplicaStatus { observed_epoch: body.epoch, ..ReplicaStatus::default() };
     if let Some(snapshot) = snapshot {
         told.serving_revision = snapshot.serving.as_ref().map(|serving| serving.revision.clone());
         told.serving_since =
             snapshot.status.serving_since.map(|at| humantime::format_rfc3339_seconds(at).to_string());
+        let served = snapshot.status.serving_from.map(|from| now.saturating_duration_since(from));
+        let long_enough = |served: &Duration| *served >= Duration::from_secs(min_ready_seconds.into());
+        told.watched_seconds = served.filter(long_enough).map(|_| min_ready_seconds);
         told.prepared_revisions = prepared(snapshot);
         told.prepared_digest = prepared_digest(body, snapshot);
     }
@@ -150,13 +166,33 @@ mod tests {
             ahead: None,
             prepared: Vec::new(),
             serving_since: None,
+            serving_from: None,
         };
         Snapshot { key: "chat".parse().unwrap(), names: Vec::new(), status, serving, going: Vec::new() }
     }
 
+    fn status_of(body: &ReplicaBody, snapshot: Option<&Snapshot>) -> ReplicaStatus {
+        let circumstances = Circumstances { problem: None, min_ready_seconds: 10, now: Instant::now() };
+        status(body, snapshot, circumstances)
+    }
+
+    #[test]
+    fn a_pod_says_itself_when_it_was_watched_for_long_enough() {
+        let mut here = snapshot(Some("a"), "a", ModelState::Ready);
+        let from = Instant::now();
+        here.status.serving_from = Some(from);
+        let watched = |min_ready_seconds, after| {
+            let now = from + Duration::from_secs(after);
+            let circumstances = Circumstances { problem: None, min_ready_seconds, now };
+            status(&body(Some("a"), None), Some(&here), circumstances).watched_seconds
+        };
+        assert_eq!((watched(10, 9), watched(10, 10), watched(10, 3600)), (None, Some(10), Some(10)));
+        assert_eq!((watched(0, 0), watched(60, 59)), (Some(0), None), "what is asked for now counts");
+    }
+
     #[test]
     fn what_serves_as_assigned_is_ready() {
-        let told = status(&body(Some("a"), None), Some(&snapshot(Some("a"), "a", ModelState::Ready)), None);
+        let told = status_of(&body(Some("a"), None), Some(&snapshot(Some("a"), "a", ModelState::Ready)));
         assert_eq!((told.phase, told.observed_epoch), (ReplicaPhase::Ready, 7));
         assert_eq!(told.serving_revision.as_deref(), Some("a"));
         assert_eq!(told.prepared_revisions, ["a"], "what serves has been tried");
@@ -164,9 +200,9 @@ mod tests {
 
     #[test]
     fn an_assignment_that_was_not_heard_of_yet_is_pending() {
-        let told = status(&body(Some("b"), None), Some(&snapshot(Some("a"), "a", ModelState::Ready)), None);
+        let told = status_of(&body(Some("b"), None), Some(&snapshot(Some("a"), "a", ModelState::Ready)));
         assert_eq!((told.phase, told.phase_revision.as_deref()), (ReplicaPhase::Pending, Some("b")));
-        assert_eq!(status(&body(Some("b"), None), None, None).phase, ReplicaPhase::Pending);
+        assert_eq!(status_of(&body(Some("b"), None), None).phase, ReplicaPhase::Pending);
     }
 
     #[test]
@@ -178,7 +214,7 @@ mod tests {
             message: "x".repeat(5000),
             at: SystemTime::UNIX_EPOCH,
         });
-        let told = status(&body(Some("b"), None), Some(&failed), None);
+        let told = status_of(&body(Some("b"), None), Some(&failed));
         assert_eq!((told.phase, told.reason.as_deref()), (ReplicaPhase::Failed, Some("SoakErrors")));
         assert_eq!((told.serving_revision.as_deref(), told.message.len()), (Some("a"), 1024));
     }
@@ -188,15 +224,15 @@ mod tests {
         let mut here = snapshot(Some("a"), "a", ModelState::Ready);
         let ahead = |state, failure| Preparation { revision: "b".to_owned(), state, digest: None, failure };
         here.status.ahead = Some(ahead(ModelState::Verifying, None));
-        let told = status(&body(Some("a"), Some("b")), Some(&here), None);
+        let told = status_of(&body(Some("a"), Some("b")), Some(&here));
         assert_eq!((told.phase, told.phase_revision.as_deref()), (ReplicaPhase::Verifying, Some("b")));
         here.status.ahead =
             Some(ahead(ModelState::Failed, Some((Reason::DigestMismatch, "other bytes".to_owned()))));
-        let told = status(&body(Some("a"), Some("b")), Some(&here), None);
+        let told = status_of(&body(Some("a"), Some("b")), Some(&here));
         assert_eq!((told.phase, told.reason.as_deref()), (ReplicaPhase::Failed, Some("DigestMismatch")));
         here.status.ahead = Some(ahead(ModelState::Prepared, None));
         here.status.prepared = vec!["b".to_owned()];
-        let told = status(&body(Some("a"), Some("b")), Some(&here), None);
+        let told = status_of(&body(Some("a"), Some("b")), Some(&here));
         assert_eq!(
             (told.phase, told.prepared_revisions),
             (ReplicaPhase::Ready, vec!["a".to_owned(), "b".to_owned()])

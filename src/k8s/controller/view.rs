@@ -8,14 +8,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::core::DynamicObject;
 
-use crate::k8s::crd::{FrozenSpec, ReplicaBody, Slot};
+use crate::k8s::crd::{DEFAULT_MIN_READY_SECONDS, FrozenSpec, ReplicaBody, Slot};
 use crate::k8s::objects::{ModelObject, Unreadable};
 use crate::k8s::rollout::{ModelView, PodView, Refused, ReplicaView, Wanted};
 use crate::model::revision_of;
 use crate::model::spec::{IntOrPercent, ModelSpec, OnFailure};
 
-/// What a spec that leaves them out means: as the schema's defaults.
-const MIN_READY: u32 = 10;
+/// What a spec that leaves it out means: as the schema's default.
 const PROGRESS_DEADLINE: u32 = 600;
 
 /// A replica with the object that it was read from.
@@ -62,7 +61,10 @@ pub(super) fn pod(pod: &Pod) -> Option<PodView> {
 }
 
 /// Every model by name; `None` for one whose status another version has written.
-pub(super) fn models(objects: &BTreeMap<String, Arc<DynamicObject>>) -> BTreeMap<String, Option<ModelView>> {
+pub(super) fn models(
+    objects: &BTreeMap<String, Arc<DynamicObject>>,
+    leader: &str,
+) -> BTreeMap<String, Option<ModelView>> {
     let all: Vec<ModelObject> = objects.values().map(|object| ModelObject::read(object)).collect();
     let refused = conflicts(&all);
     let view = |object: &ModelObject| {
@@ -81,6 +83,7 @@ pub(super) fn models(objects: &BTreeMap<String, Arc<DynamicObject>>) -> BTreeMap
             uid: object.uid.clone(),
             generation: object.generation,
             retry: object.retry.clone(),
+            leader: leader.to_owned(),
             wanted,
             status: object.status.clone()?,
         })
@@ -100,7 +103,7 @@ fn wanted(spec: &ModelSpec, generation: i64) -> Wanted {
             spec: FrozenSpec::of(spec),
         },
         max_unavailable: rollout.max_unavailable.unwrap_or(IntOrPercent::Int(1)),
-        min_ready: seconds(rollout.min_ready_seconds, MIN_READY),
+        min_ready: seconds(rollout.min_ready_seconds, DEFAULT_MIN_READY_SECONDS),
         progress_deadline: seconds(rollout.progress_deadline_seconds, PROGRESS_DEADLINE),
         on_failure: rollout.on_failure.unwrap_or(OnFailure::Rollback),
         paused: spec.paused,
@@ -156,7 +159,7 @@ mod tests {
     }
 
     fn refused(all: &[(&str, &str, &str, Option<&str>)]) -> Vec<String> {
-        let seen = models(&objects(all));
+        let seen = models(&objects(all), "leader");
         let refused = seen.into_iter().filter(|(_, model)| model.as_ref().unwrap().wanted.is_err());
         refused.map(|(name, _)| name).collect()
     }

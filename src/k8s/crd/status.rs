@@ -94,9 +94,12 @@ pub struct RolloutStatus {
     /// When the rollout of this target began, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
-    /// When it last came forward, RFC 3339.
+    /// When it last came forward, RFC 3339, by the clock of the controller that leads it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_progress_at: Option<String>,
+    /// The controller that leads it. Another one has another clock, and gives it the whole time anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub led_by: Option<String>,
     /// How far it was then.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub progress: String,
@@ -210,9 +213,13 @@ pub struct ReplicaStatus {
     /// The revision that answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serving_revision: Option<String>,
-    /// Since when, RFC 3339.
+    /// Since when, RFC 3339, by the pod's clock: for people.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serving_since: Option<String>,
+    /// The `minReadySeconds` for which it has answered since, once these are over. The pod measures them itself: nobody
+    /// compares clocks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watched_seconds: Option<u32>,
     /// Revisions that are here and have been tried.
     pub prepared_revisions: Vec<String>,
     /// Of the manifest of the last of them.

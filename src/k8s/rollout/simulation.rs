@@ -291,7 +291,7 @@ impl World {
         let mut status = ReplicaStatus {
             observed_epoch: pod.heard.epoch,
             serving_revision: pod.serving.as_ref().map(|(revision, _)| revision.clone()),
-            serving_since: pod.serving.as_ref().map(|(_, since)| at(*since).to_string()),
+            watched_seconds: pod.serving.as_ref().filter(|(_, since)| self.now >= since + 10).map(|_| 10),
             prepared_revisions: prepared,
             phase: ReplicaPhase::Ready,
             ..ReplicaStatus::default()
@@ -323,17 +323,18 @@ impl World {
         let before = (self.model.status.clone(), self.replicas(), self.pods());
         let plan = self.plan();
         self.check(&plan, &before)?;
-        if writes == 0 {
-            return Ok(());
+        if writes > 0 {
+            self.model.status = plan.status.clone();
+            self.model_version += 1;
+            for action in plan.actions.iter().take(writes - 1) {
+                self.write(action);
+            }
+            if plan.actions.len() < writes {
+                return self.rests(&plan.actions);
+            }
         }
-        self.model.status = plan.status.clone();
-        self.model_version += 1;
-        for action in plan.actions.iter().take(writes - 1) {
-            self.write(action);
-        }
-        if plan.actions.len() < writes {
-            return self.rests(&plan.actions);
-        }
+        // It is dead; the next one has another name and another clock.
+        self.model.leader.push('+');
         Ok(())
     }
 

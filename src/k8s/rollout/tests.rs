@@ -39,6 +39,7 @@ pub(super) fn model(revision: &str) -> ModelView {
         uid: "uid".to_owned(),
         generation: 1,
         retry: None,
+        leader: "leader".to_owned(),
         wanted: Ok(wanted(revision, 1)),
         status: ModelStatus { observed_generation: -1, ..ModelStatus::default() },
     }
@@ -76,8 +77,18 @@ impl Fleet {
         self.model.wanted = Ok(wanted(revision, self.model.generation));
     }
 
+    /// The pods say for how long they have served.
+    fn watch(&mut self) {
+        for status in self.replicas.iter_mut().map(|replica| &mut replica.status) {
+            let since = status.serving_since.as_ref().and_then(|since| since.parse::<Timestamp>().ok());
+            let long = since.is_some_and(|since| at(self.now) >= since + SignedDuration::from_secs(10));
+            status.watched_seconds = long.then_some(10);
+        }
+    }
+
     /// Plans, and does what was planned; true when there was something to do.
     fn plan(&mut self) -> bool {
+        self.watch();
         let plan = plan(&self.model, &self.replicas, &self.pods, at(self.now));
         let idle = plan.actions.is_empty() && plan.status == self.model.status;
         self.model.status = plan.status;

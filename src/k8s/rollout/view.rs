@@ -15,6 +15,8 @@ pub(in crate::k8s) struct ModelView {
     pub(in crate::k8s) generation: i64,
     /// Value of the annotation that asks for another try.
     pub(in crate::k8s) retry: Option<String>,
+    /// The controller that plans.
+    pub(in crate::k8s) leader: String,
     /// What its spec asks for, or why that is not done.
     pub(in crate::k8s) wanted: Result<Wanted, Refused>,
     pub(in crate::k8s) status: ModelStatus,
@@ -92,17 +94,18 @@ impl<'a> Scene<'a> {
         self.live.iter().filter_map(|(_, replica)| *replica)
     }
 
-    /// When a pod that serves a revision will have been watched for long enough.
-    pub(super) fn soaked_at(&self, (_, replica): &Placed, revision: &str) -> Option<Timestamp> {
-        let replica = replica.filter(|replica| replica.serves(revision) && replica.is_assigned(revision))?;
-        let since: Timestamp = replica.status.serving_since.as_ref()?.parse().ok()?;
-        let min_ready = self.model.wanted.as_ref().map(|wanted| wanted.min_ready).unwrap_or_default();
-        since.checked_add(SignedDuration::try_from(min_ready).ok()?).ok()
+    /// Whether a pod serves a revision as assigned and is ready.
+    pub(super) fn has_in_service((pod, replica): &Placed, revision: &str) -> bool {
+        let as_assigned = |replica: &ReplicaView| replica.serves(revision) && replica.is_assigned(revision);
+        pod.ready && replica.is_some_and(as_assigned)
     }
 
-    /// Whether a pod serves a revision as assigned, was watched for long enough, and is ready.
+    /// Whether a pod has a revision in service and was watched for long enough, by its own clock.
     pub(super) fn has_soaked(&self, pod: &Placed, revision: &str) -> bool {
-        pod.0.ready && self.soaked_at(pod, revision).is_some_and(|at| at <= self.now)
+        let min_ready = self.model.wanted.as_ref().map(|wanted| wanted.min_ready).unwrap_or_default();
+        let watched = pod.1.and_then(|replica| replica.status.watched_seconds);
+        let long_enough = watched.is_some_and(|seconds| Duration::from_secs(seconds.into()) >= min_ready);
+        Self::has_in_service(pod, revision) && long_enough
     }
 
     /// When the rollout has failed if nothing comes forward. The time in which pods are watched does not count.
