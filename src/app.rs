@@ -383,6 +383,7 @@ fn defaults(settings: &Settings) -> Defaults {
             unload_after_idle: None,
         },
         model_root: settings.model.model_root.clone(),
+        endpoints_delay: settings.cluster.endpoints_delay,
     }
 }
 

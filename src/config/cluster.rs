@@ -19,6 +19,10 @@ pub struct ClusterSettings {
     /// A change of that ConfigMap is followed so much later at the most, each pod at its own time.
     #[arg(long, env = "INFERENCE_CONFIG_MAP_SPREAD", default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub config_map_spread: Duration,
+    /// Before a model of the cluster is unloaded to make room for its next revision while other pods serve it, /readyz says 503
+    /// for so long: endpoints take a moment to notice. Requests are answered meanwhile.
+    #[arg(long, env = "INFERENCE_ENDPOINTS_DELAY", default_value = "5s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub endpoints_delay: Duration,
     /// Name of this pod.
     #[arg(long, env = "POD_NAME", value_name = "NAME")]
     pub pod_name: Option<String>,

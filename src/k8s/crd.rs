@@ -106,4 +106,7 @@ pub struct ReplicaBody {
     /// Value of the model's retry annotation; a new one lets a revision be tried again that has failed here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<String>,
+    /// Whether the pod may be out of service while it swaps, where memory leaves no other way: other pods serve meanwhile.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_unload: bool,
 }

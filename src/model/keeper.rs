@@ -28,7 +28,7 @@ use super::room::{self, Way};
 use super::slot::{Failure, Slot};
 use super::source::Progress;
 use super::store::Prepared;
-use super::workshop::{AttemptError, Workshop};
+use super::workshop::{AttemptError, Turn, Workshop};
 use super::{Defaults, LoadedModel, ModelState, Reason, Target};
 
 /// Pause after the first attempt that failed in passing; doubles up to [`LONGEST_PAUSE`].
@@ -338,7 +338,14 @@ impl Keeper {
             }
             Some(Err(error)) => self.failed(&order.target, &error),
         }
-        if self.serving.is_none() && self.unloaded.is_none() {
+        self.settle_service();
+    }
+
+    /// After an attempt that may have taken out what served: requests wait only for what is on its way.
+    fn settle_service(&self) {
+        if self.serving.is_some() {
+            self.slot.set_leaving(false);
+        } else if self.unloaded.is_none() {
             self.slot.hold_requests(false, 0);
         }
     }
@@ -347,7 +354,7 @@ impl Keeper {
     async fn bring(&mut self, target: &Arc<Target>) -> Result<(), AttemptError> {
         let started = Instant::now();
         let prepared = self.prepare(target).await?;
-        let needed_bytes = self.verify(target, &prepared).await?;
+        let needed_bytes = self.try_out(target, &prepared, None).await?;
         // At most two revisions are in memory: whatever is going, or kept to go back to, goes first.
         self.drain_previous();
         if let Some(told) = self.drains.told() {
@@ -356,10 +363,15 @@ impl Keeper {
         }
         let turn = self.workshop.turn().await;
         let way = self.make_room(target, needed_bytes).await?;
-        self.history.begin(&target.revision, Doing::Loading);
         if way == Way::Instead {
-            self.take_out().await;
+            self.take_out(target).await;
+            // There may have been too little memory to try it where it can do no harm: now there is.
+            if let Err(error) = self.try_out(target, &prepared, Some(&turn)).await {
+                self.bring_back(&turn).await;
+                return Err(error);
+            }
         }
+        self.history.begin(&target.revision, Doing::Loading);
         self.slot.set_state(&target.revision, ModelState::Loading, "");
         match self.workshop.load(target, &prepared, &turn).await {
             Ok(model) => {
@@ -385,7 +397,12 @@ impl Keeper {
     }
 
     /// Tries the revision, unless it has proved itself before; returns the memory that loading it takes.
-    async fn verify(&self, target: &Target, prepared: &Prepared) -> Result<u64, AttemptError> {
+    async fn try_out(
+        &self,
+        target: &Target,
+        prepared: &Prepared,
+        turn: Option<&Turn>,
+    ) -> Result<u64, AttemptError> {
         if let Some(proved) = self.history.stable()
             && proved.revision == target.revision
             && proved.digest.is_some()
@@ -394,7 +411,7 @@ impl Keeper {
             return Ok(proved.memory_bytes);
         }
         self.slot.set_state(&target.revision, ModelState::Verifying, "");
-        self.workshop.verify(target, prepared).await
+        self.workshop.verify(target, prepared, turn).await
     }
 
     /// Decides whether the revision is loaded beside what serves.
@@ -402,11 +419,20 @@ impl Keeper {
         let serving = self.serving.as_ref().and_then(|serving| serving.model.as_ref());
         let serving_bytes = serving.map_or(0, |model| model.memory_bytes);
         let free_bytes = self.workshop.free_for(target, needed_bytes).await;
-        Ok(room::decide(needed_bytes, free_bytes, serving_bytes, target.rollout.swap_policy)?)
+        let policy = (target.rollout.swap_policy, target.leave.is_some());
+        Ok(room::decide(needed_bytes, free_bytes, serving_bytes, policy)?)
     }
 
-    /// Takes out what serves, to make room; requests wait until something serves again.
-    async fn take_out(&mut self) {
+    /// Takes out what serves, to make room: where others serve meanwhile, nobody sends requests here any more. Those that come all
+    /// the same wait until something serves again.
+    async fn take_out(&mut self, target: &Target) {
+        if let Some(delay) = target.leave.filter(|_| self.serving.is_some()) {
+            let told =
+                "the revision that serves makes room; not ready meanwhile, since other pods serve the model";
+            self.slot.set_state(&target.revision, ModelState::Waiting, told);
+            self.slot.set_leaving(true);
+            tokio::time::sleep(delay).await;
+        }
         let Some(mut serving) = self.serving.take() else {
             return;
         };

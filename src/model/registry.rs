@@ -224,7 +224,8 @@ impl Registry {
     }
 
     /// Whether the process may say that it is ready, as far as models go: it is known what is desired, and everything that
-    /// was desired at the start answers, can answer on demand, or has failed for good while something else answers.
+    /// was desired at the start answers, can answer on demand, or has failed for good while something else answers; and none
+    /// makes room for its next revision while other pods serve it.
     pub fn is_ready(&self, stuck: impl Fn(&ModelName) -> bool) -> bool {
         let models = self.models.load();
         let states: Vec<(bool, bool, bool)> = models
@@ -235,6 +236,7 @@ impl Registry {
                 let answers = slot.serving.load().is_some() && !stuck(&slot.key);
                 let can_answer = answers || state == ModelState::Unloaded;
                 let settled = can_answer || state == ModelState::Failed || !slot.from_the_start;
+                let settled = settled && !slot.is_leaving();
                 (can_answer, settled, slot.from_the_start)
             })
             .collect();

@@ -32,12 +32,12 @@ pub struct InsufficientMemory {
 /// Decides; `free_bytes` is `None` where nobody knows, which counts as plenty.
 ///
 /// # Errors
-/// Neither way fits, or the one that does is not allowed: `Auto` never takes out what serves.
+/// Neither way fits, or the one that does is not allowed: `Auto` takes out what serves only where `others_serve`.
 pub(super) fn decide(
     needed_bytes: u64,
     free_bytes: Option<u64>,
     serving_bytes: u64,
-    policy: SwapPolicy,
+    (policy, others_serve): (SwapPolicy, bool),
 ) -> Result<Way, InsufficientMemory> {
     let free = free_bytes.unwrap_or(u64::MAX);
     let beside = needed_bytes <= free;
@@ -48,6 +48,9 @@ pub(super) fn decide(
     if beside {
         return Ok(Way::Beside);
     }
+    if policy == SwapPolicy::Auto && others_serve && instead {
+        return Ok(Way::Instead);
+    }
     Err(InsufficientMemory { needed_bytes, free_bytes: free, serving_bytes })
 }
 
@@ -57,20 +60,33 @@ mod tests {
 
     #[test]
     fn nothing_is_taken_out_unless_it_is_asked_for() {
-        assert_eq!(decide(10, Some(10), 50, SwapPolicy::Auto), Ok(Way::Beside));
-        assert_eq!(decide(10, None, 50, SwapPolicy::LoadBeforeUnload), Ok(Way::Beside));
-        let refused = decide(11, Some(10), 50, SwapPolicy::Auto).unwrap_err();
+        assert_eq!(decide(10, Some(10), 50, (SwapPolicy::Auto, false)), Ok(Way::Beside));
+        assert_eq!(decide(10, None, 50, (SwapPolicy::LoadBeforeUnload, false)), Ok(Way::Beside));
+        let refused = decide(11, Some(10), 50, (SwapPolicy::Auto, false)).unwrap_err();
         assert!(refused.to_string().contains("UnloadBeforeLoad"), "{refused}");
-        assert!(decide(11, Some(10), 50, SwapPolicy::LoadBeforeUnload).is_err());
-        assert_eq!(decide(11, Some(10), 50, SwapPolicy::UnloadBeforeLoad), Ok(Way::Instead));
-        assert!(decide(61, Some(10), 50, SwapPolicy::UnloadBeforeLoad).is_err());
+        assert!(decide(11, Some(10), 50, (SwapPolicy::LoadBeforeUnload, false)).is_err());
+        assert_eq!(decide(11, Some(10), 50, (SwapPolicy::UnloadBeforeLoad, false)), Ok(Way::Instead));
+        assert!(decide(61, Some(10), 50, (SwapPolicy::UnloadBeforeLoad, false)).is_err());
+    }
+
+    #[test]
+    fn what_others_serve_too_makes_room_where_it_must() {
+        let auto = (SwapPolicy::Auto, true);
+        assert_eq!(decide(10, Some(10), 50, auto), Ok(Way::Beside), "it need not");
+        assert_eq!(decide(11, Some(10), 50, auto), Ok(Way::Instead));
+        assert!(decide(61, Some(10), 50, auto).is_err(), "it would not help");
+        assert!(decide(11, Some(10), 50, (SwapPolicy::LoadBeforeUnload, true)).is_err());
     }
 
     #[test]
     fn what_asked_to_be_unloaded_first_is() {
-        assert_eq!(decide(10, Some(100), 50, SwapPolicy::UnloadBeforeLoad), Ok(Way::Instead));
-        assert_eq!(decide(10, Some(100), 0, SwapPolicy::UnloadBeforeLoad), Ok(Way::Beside), "nothing serves");
-        let refused = decide(11, Some(10), 0, SwapPolicy::Auto).unwrap_err();
+        assert_eq!(decide(10, Some(100), 50, (SwapPolicy::UnloadBeforeLoad, false)), Ok(Way::Instead));
+        assert_eq!(
+            decide(10, Some(100), 0, (SwapPolicy::UnloadBeforeLoad, false)),
+            Ok(Way::Beside),
+            "nothing serves"
+        );
+        let refused = decide(11, Some(10), 0, (SwapPolicy::Auto, false)).unwrap_err();
         assert!(!refused.to_string().contains("UnloadBeforeLoad"), "{refused}");
     }
 }

@@ -118,6 +118,8 @@ pub(super) struct Slot {
     holds_requests: AtomicBool,
     waiting: AtomicUsize,
     most_waiting: AtomicUsize,
+    /// Whether it makes room for its next revision, and the process is not to be sent requests meanwhile.
+    leaving: AtomicBool,
     /// Whether it was desired when the process began to serve: only then readiness waits for it.
     pub(super) from_the_start: bool,
     /// What served before and may still be held by requests.
@@ -147,6 +149,7 @@ impl Slot {
             holds_requests: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             most_waiting: AtomicUsize::new(0),
+            leaving: AtomicBool::new(false),
             from_the_start,
             going: Mutex::default(),
         })
@@ -198,6 +201,17 @@ impl Slot {
         let before = self.serving.swap(model);
         self.changed.send_replace(());
         before
+    }
+
+    /// Whether the process is not to be sent requests while the model makes room for its next revision.
+    pub(super) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Ordering::Release);
+        self.changed.send_replace(());
+    }
+
+    /// Whether nobody is to send requests here now. What has failed for good is not on its way any more.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire) && self.status().state != ModelState::Failed
     }
 
     /// Whether requests wait while there is no model, and how many of them.

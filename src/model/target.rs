@@ -38,6 +38,8 @@ pub struct Defaults {
     pub live: LiveLimits,
     /// The folder below which `path` sources lie.
     pub model_root: PathBuf,
+    /// Time that endpoints take to notice that this process is not ready.
+    pub endpoints_delay: Duration,
 }
 
 /// Limits that change while a model serves.
@@ -88,6 +90,8 @@ pub struct Target {
     pub paused: bool,
     /// What is to become of it.
     pub purpose: Purpose,
+    /// For how long the process is not ready before what serves makes room for it; `None` where nobody else would answer.
+    pub leave: Option<Duration>,
     /// A revision that is brought here and tried while this one serves.
     pub ahead: Option<Arc<Target>>,
     /// The document, to be read again after a restart; `None` for the model of the environment.
@@ -191,6 +195,7 @@ impl Target {
             rollout: rollout.clone(),
             paused: *paused,
             purpose: Purpose::Needed,
+            leave: None,
             ahead: None,
             document: None,
             key,
@@ -234,6 +239,7 @@ impl Target {
             rollout: RolloutSpec::default(),
             paused: false,
             purpose: Purpose::Needed,
+            leave: None,
             ahead: None,
             document: None,
         }

@@ -132,8 +132,13 @@ impl Workshop {
     /// Tries a model where it can do no harm; returns the memory that loading it takes, in bytes.
     ///
     /// Where it cannot be tried beside what serves for lack of memory, its files are looked at, and it is tried once it is
-    /// loaded: the keeper decides whether it may come that far.
-    pub(super) async fn verify(&self, target: &Target, prepared: &Prepared) -> Result<u64, AttemptError> {
+    /// loaded: the keeper decides whether it may come that far. `turn` is that of a caller who has it already.
+    pub(super) async fn verify(
+        &self,
+        target: &Target,
+        prepared: &Prepared,
+        turn: Option<&Turn>,
+    ) -> Result<u64, AttemptError> {
         let started = Instant::now();
         let probes = format!("{:?}", target.verify);
         let what = prepared
@@ -159,7 +164,10 @@ impl Workshop {
             // The probes are run once it is loaded.
             Isolation::InProcess => files.memory_estimate_bytes,
             Isolation::Subprocess => {
-                let _turn = self.turn().await;
+                let _turn = match turn {
+                    Some(turn) => Arc::clone(turn),
+                    None => self.turn().await,
+                };
                 match self.free_for(target, files.memory_estimate_bytes).await {
                     Some(free_bytes) if files.memory_estimate_bytes > free_bytes => {
                         files.memory_estimate_bytes

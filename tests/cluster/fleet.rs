@@ -295,8 +295,12 @@ async fn text_of(tiny: &str) -> String {
 
 /// The source of a tiny model.
 pub(crate) fn source(tiny: &str) -> Value {
-    let path = prepared("tiny").join(tiny).display().to_string();
-    json!({"path": path.strip_prefix('/').unwrap()})
+    source_of(&prepared("tiny").join(tiny))
+}
+
+/// The source of a model in a folder.
+pub(crate) fn source_of(folder: &std::path::Path) -> Value {
+    json!({"path": folder.strip_prefix("/").unwrap()})
 }
 
 /// A spec whose rollouts lose no time.

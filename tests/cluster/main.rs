@@ -32,6 +32,7 @@ mod ports;
 mod processes;
 mod program;
 mod rollouts;
+mod room;
 mod scale;
 mod schema;
 mod traffic;

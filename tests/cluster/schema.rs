@@ -27,6 +27,7 @@ fn defaults() -> Defaults {
             request_timeout: Duration::from_mins(1),
             unload_after_idle: None,
         },
+        endpoints_delay: Duration::from_secs(5),
         model_root: "/models".into(),
     }
 }

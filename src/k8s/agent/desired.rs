@@ -46,6 +46,9 @@ struct Remembered {
     has_stable: bool,
     /// Whether a controller has assigned it.
     assigned: bool,
+    /// Whether other pods serve it while this one swaps.
+    #[serde(default)]
+    may_unload: bool,
     /// The last value of the annotation that asks for another try.
     retry: Option<String>,
     /// Why what was assigned, or is asked for now, is not taken up.
@@ -222,6 +225,7 @@ fn remembered(
         ahead: None,
         has_stable: false,
         assigned: false,
+        may_unload: false,
         retry: None,
         problem: None,
         unknown_since: None,
@@ -269,6 +273,7 @@ impl Remembered {
             return;
         }
         self.unknown_since = None;
+        self.may_unload = replica.body.may_unload;
         self.serve.clone_from(&replica.body.revision);
         let ahead = replica.body.prefetch_revision.clone();
         self.ahead = ahead.filter(|ahead| Some(ahead) != self.serve.as_ref());
@@ -285,6 +290,7 @@ impl Remembered {
             return;
         }
         self.assigned = false;
+        self.may_unload = false;
         self.ahead = None;
         match (stable, &model.spec) {
             (Some(stable), _) => self.serve = Some(stable.revision.clone()),
@@ -341,6 +347,7 @@ impl Remembered {
         let mut target = Target::from_document(&document, defaults).map_err(|error| error.to_string())?;
         target.revision.clone_from(&slot.revision);
         target.purpose = purpose;
+        target.leave = self.may_unload.then_some(defaults.endpoints_delay);
         if let Some(digest) = &slot.digest {
             target.digest = Some(digest.parse().map_err(|error| format!("the pinned digest: {error}"))?);
         }
@@ -349,9 +356,10 @@ impl Remembered {
 
     /// Whether the same is to be served, prepared and allowed.
     fn is_as(&self, other: &Self) -> bool {
-        let Self { uid, spec, slots, serve, ahead, has_stable, .. } = self;
-        (uid, spec, slots, serve, ahead, has_stable)
-            == (&other.uid, &other.spec, &other.slots, &other.serve, &other.ahead, &other.has_stable)
+        let Self { uid, spec, slots, serve, ahead, has_stable, may_unload, .. } = self;
+        (uid, spec, slots, serve, ahead)
+            == (&other.uid, &other.spec, &other.slots, &other.serve, &other.ahead)
+            && (has_stable, may_unload) == (&other.has_stable, &other.may_unload)
     }
 }
 

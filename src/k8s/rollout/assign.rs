@@ -28,6 +28,7 @@ pub(super) fn actions(status: &ModelStatus, scene: &Scene) -> Vec<Action> {
         });
         if next.contains(&pod.name.as_str()) {
             body.revision = rolling.clone().or_else(|| stable.clone());
+            body.may_unload = others_serve(&pod.name, &next, scene);
         } else if body.revision.is_none() || is_lost(*replica, stable.as_deref(), target.as_deref()) {
             // New pods serve what has proved itself, and so does one that was told to serve what nobody knows any more.
             body.revision = stable.clone().or(body.revision);
@@ -122,6 +123,17 @@ fn budget(scene: &Scene, towards: Option<&str>) -> usize {
         !view.ready || changes
     });
     allowed.saturating_sub(out.count())
+}
+
+/// Whether some pod beside this one, and beside those that change now, serves what it is to serve and gets requests.
+fn others_serve(pod: &str, changing: &[&str], scene: &Scene) -> bool {
+    scene.live.iter().any(|(other, replica)| {
+        let serves = |replica: &ReplicaView| {
+            replica.body.revision.is_some() && replica.body.revision == replica.status.serving_revision
+        };
+        let stays = other.name != pod && !changing.contains(&other.name.as_str());
+        other.ready && stays && replica.is_some_and(serves)
+    })
 }
 
 /// Whether a pod is to serve a revision of the past and does not: it may never find out what that was.

@@ -194,6 +194,26 @@ fn a_first_model_is_prepared_tried_in_one_pod_and_then_served_by_all() {
 }
 
 #[test]
+fn a_pod_may_make_room_only_while_others_serve() {
+    let may = |fleet: &Fleet| fleet.replicas.iter().map(|one| one.body.may_unload).collect::<Vec<_>>();
+    let mut fleet = Fleet::new(2, "a");
+    fleet.settle();
+    fleet.want("b");
+    while fleet.assigned()[0] != Some("b") {
+        fleet.plan();
+        fleet.obey();
+    }
+    assert!(may(&fleet)[0], "the other one serves meanwhile");
+    fleet.settle();
+    assert_eq!((fleet.assigned(), may(&fleet)), (vec![Some("b"); 2], vec![true; 2]));
+    let mut alone = Fleet::new(1, "a");
+    alone.settle();
+    alone.want("b");
+    alone.settle();
+    assert_eq!((alone.assigned(), may(&alone)), (vec![Some("b")], vec![false]));
+}
+
+#[test]
 fn a_revision_that_fails_while_it_is_prepared_touches_nothing() {
     let mut fleet = Fleet::new(3, "a");
     fleet.settle();

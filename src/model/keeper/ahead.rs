@@ -89,7 +89,7 @@ impl Keeper {
             slot.set_ahead(Some(at(&target, ModelState::Fetching)));
             let prepared = workshop.prepare(&target, &progress).await?;
             slot.set_ahead(Some(at(&target, ModelState::Verifying)));
-            workshop.verify(&target, &prepared).await?;
+            workshop.verify(&target, &prepared, None).await?;
             Ok(prepared)
         };
         self.ahead.running = Some(Running { target: wanted, work: Mutex::new(Box::pin(work)) });

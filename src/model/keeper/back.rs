@@ -86,6 +86,7 @@ impl Keeper {
         tracing::warn!(model = %self.slot.key, revision = target.revision, "loading the last revision that has proved itself");
         let outcome = self.bring(&target).await;
         self.history.end();
+        self.settle_service();
         if let Err(error) = outcome {
             self.failed(&target, &error);
         }

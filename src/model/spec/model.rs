@@ -196,7 +196,8 @@ impl Default for RolloutSpec {
 /// Whether the new revision is loaded beside the old one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum SwapPolicy {
-    /// Beside it where memory allows; else not at all.
+    /// Beside it where memory allows; else in its place, where the controller sees that other pods serve meanwhile; else not at
+    /// all.
     Auto,
     /// Beside it.
     LoadBeforeUnload,

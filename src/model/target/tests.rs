@@ -21,6 +21,7 @@ pub(in crate::model) fn defaults() -> Defaults {
             request_timeout: Duration::from_mins(1),
             unload_after_idle: None,
         },
+        endpoints_delay: std::time::Duration::from_secs(5),
         model_root: PathBuf::from("/models"),
     }
 }

@@ -24,6 +24,7 @@ fn defaults() -> Defaults {
             request_timeout: Duration::from_mins(1),
             unload_after_idle: None,
         },
+        endpoints_delay: Duration::from_secs(5),
         model_root: "/models".into(),
     }
 }
@@ -62,6 +63,7 @@ fn assigned(serve: Option<&str>, ahead: Option<&str>) -> BTreeMap<String, Replic
         prefetch_revision: ahead.map(revision),
         epoch: 1,
         retry: None,
+        may_unload: false,
     };
     let replica = Replica {
         object: "pod.chat".to_owned(),
