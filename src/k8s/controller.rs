@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use self::act::Actor;
 use super::clock::SteadyClock;
 use super::crd::{GATEWAY_LABEL, Model, ModelReplica};
+use super::definitions::Definitions;
 use super::lease::{Candidate, Leadership};
 use super::rollout;
 use super::watch::{Known, Watch};
@@ -103,6 +104,13 @@ impl Controller {
             // An error means that everything is over anyway.
             drop(stopped.wait_for(|stopped| *stopped).await);
         });
+        let definitions = Definitions {
+            client: self.client.clone(),
+            metrics: Arc::clone(&self.metrics),
+            recorder: self.recorder(),
+            leases: Api::namespaced(self.client.clone(), &self.namespace),
+            lease: self.lease.clone(),
+        };
         let quiet = |_trouble: Option<String>| {};
         let fields = format!("spec.gatewayRef.name={}", self.gateway);
         let work = async {
@@ -111,6 +119,7 @@ impl Controller {
                 never = self.watch(self.objects::<ModelReplica>(), "modelreplicas", "", &self.labels()).follow(replicas, quiet) => match never {},
                 never = self.watch(Api::<Pod>::namespaced(self.client.clone(), &self.namespace), "pods", "", &self.labels()).follow(pods, quiet) => match never {},
                 never = self.lead(heard, leading_heard) => match never {},
+                never = definitions.follow() => match never {},
                 () = stop => {}
             }
         };
@@ -119,6 +128,11 @@ impl Controller {
             stopping.send_replace(true);
         };
         tokio::join!(campaign, work);
+    }
+
+    fn recorder(&self) -> Recorder {
+        let reporter = Reporter { controller: NAME.to_owned(), instance: Some(self.identity.clone()) };
+        Recorder::new(self.client.clone(), reporter)
     }
 
     fn labels(&self) -> String {
@@ -136,11 +150,10 @@ impl Controller {
 
     /// Plans and acts for as long as the process works.
     async fn lead(&self, mut heard: Heard, mut leading: watch::Receiver<bool>) -> std::convert::Infallible {
-        let reporter = Reporter { controller: NAME.to_owned(), instance: Some(self.identity.clone()) };
         let actor = Actor {
             models: self.objects::<Model>(),
             replicas: self.objects::<ModelReplica>(),
-            recorder: Recorder::new(self.client.clone(), reporter),
+            recorder: self.recorder(),
             leadership: self.health.leadership.clone(),
             metrics: Arc::clone(&self.metrics),
             gateway: self.gateway.clone(),

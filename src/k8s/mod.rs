@@ -13,6 +13,7 @@ mod clock;
 mod configmap;
 mod controller;
 pub mod crd;
+mod definitions;
 mod lease;
 mod objects;
 mod rollout;

@@ -12,6 +12,7 @@ pub(super) struct Cluster {
     watch_healthy: IntGaugeVec,
     watch_errors: IntCounterVec,
     writes: IntCounterVec,
+    definition_outdated: IntGaugeVec,
     leader: IntGauge,
     leader_changes: IntCounter,
     rollout_phase: IntGaugeVec,
@@ -35,6 +36,11 @@ impl Cluster {
                 "cluster_writes_total",
                 "Writes to the apiserver, by kind of object and outcome: written, conflict, refused, failed.",
                 &["resource", "outcome"],
+            ),
+            definition_outdated: on.gauges(
+                "definition_outdated",
+                "1 while the cluster's definition of objects of this kind lacks fields that this controller uses, else 0.",
+                &["resource"],
             ),
             leader: on.gauge("controller_leader", "1 while this controller holds the lease, else 0."),
             leader_changes: on
@@ -93,6 +99,11 @@ impl super::Metrics {
     /// Counts a write to the apiserver.
     pub fn cluster_write(&self, resource: &'static str, outcome: WriteOutcome) {
         self.cluster.writes.with_label_values(&[resource, outcome.label()]).inc();
+    }
+
+    /// Tells whether the cluster's definition of a kind lacks fields that we use.
+    pub fn definition_outdated(&self, resource: &'static str, outdated: bool) {
+        self.cluster.definition_outdated.with_label_values(&[resource]).set(i64::from(outdated));
     }
 
     /// Tells whether this controller holds the lease.

@@ -37,7 +37,6 @@ mod workshop;
 pub use budget::{HugePages, MemoryLimits};
 pub use documents::{DocumentError, MOST_DOCUMENT_BYTES, parse_documents};
 pub use fleet::{Fleet, FleetHandle};
-pub(crate) use hexadecimal::hexadecimal;
 pub use history::StateFolder;
 pub use keeper::EngineDied;
 pub use load::{LoadError, LoadLimits};

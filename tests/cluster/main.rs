@@ -22,6 +22,7 @@ mod certificates;
 mod clocks;
 mod config_map;
 mod converging;
+mod definitions;
 mod fleet;
 mod folders;
 mod namespace;

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::view::Replica;
 use crate::failpoint;
-use crate::k8s::crd::{GATEWAY_LABEL, GROUP, MODEL_LABEL, POD_LABEL, Phase, ReplicaBody};
+use crate::k8s::crd::{GATEWAY_LABEL, GROUP, MODEL_LABEL, ModelStatus, POD_LABEL, Phase, ReplicaBody, Slot};
 use crate::k8s::lease::Leadership;
 use crate::k8s::rollout::{Action, Event, ModelView, Plan, PodView};
 use crate::metrics::{Metrics, WriteOutcome};
@@ -110,6 +110,9 @@ impl Actor {
             }
         }
         self.metrics.rollout_phase(&model.name, Some(phase_label(phase)));
+        if is_superseded(&model.status, &status) {
+            self.metrics.rollout_ended(&model.name, "superseded");
+        }
         self.publish(object, &model.name, events).await;
         for action in actions {
             let pod = pods.iter().find(|pod| pod.name == action.pod());
@@ -279,6 +282,15 @@ impl Actor {
             }
         }
     }
+}
+
+/// Whether what was rolled out is given up for something else, neither stable nor failed.
+fn is_superseded(before: &ModelStatus, now: &ModelStatus) -> bool {
+    before.target.as_ref().is_some_and(|Slot { revision, .. }| {
+        let goes_on = now.target.as_ref().is_some_and(|target| target.revision == *revision);
+        let failed = now.quarantined.iter().any(|failed| failed.revision == *revision);
+        !goes_on && !failed && now.stable_revision() != Some(revision)
+    })
 }
 
 fn phase_label(phase: Phase) -> &'static str {

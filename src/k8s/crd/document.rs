@@ -3,14 +3,9 @@
 
 use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use super::rules::{MODEL_RULES, REPLICA_RULES, Rule};
 use super::{Model, ModelReplica};
-use crate::model::hexadecimal;
-
-/// Annotation with a hash of the schema: a controller sees by it that the cluster has an older one.
-pub(in crate::k8s) const SCHEMA_ANNOTATION: &str = "inference-gateway.io/schema";
 
 /// Both definitions, as JSON values in the order in which they are applied.
 ///
@@ -35,9 +30,6 @@ fn finished(mut document: Value, rules: &[Rule], default_status: Option<Value>) 
     if let Some(status) = default_status {
         schema["properties"]["status"]["default"] = status;
     }
-    let hash = Sha256::digest(schema.to_string().as_bytes());
-    let hash = hexadecimal(&hash[..8]);
-    document["metadata"]["annotations"] = json!({SCHEMA_ANNOTATION: hash});
     document
 }
 
