@@ -12,7 +12,7 @@ use crate::access::client;
 use crate::eventually;
 use crate::folders::{new_folder, prepared};
 use crate::namespace::{Namespace, named, rule};
-use crate::node::{GatewayPod, Template};
+use crate::node::{GatewayPod, LIVENESS_PATIENCE, Template};
 use crate::plane::ControlPlane;
 use crate::program::Program;
 use crate::traffic::{Question, Traffic, ask, body, http_client};
@@ -37,7 +37,8 @@ async fn template(namespace: &Namespace, tiny: &str) -> Template {
         gateway: "default".to_owned(),
         service_account: "gateway".to_owned(),
         arguments: vec![format!("--models-file={}", models_file(namespace, tiny))],
-        environment: vec![("INFERENCE_LOG_FILTER".to_owned(), "info".to_owned())],
+        environment: vec![("RUST_LOG".to_owned(), "info".to_owned())],
+        liveness_patience: LIVENESS_PATIENCE,
     }
 }
 
@@ -167,6 +168,22 @@ async fn a_container_that_dies_starts_again_and_one_that_stalls_is_not_ready() {
     eventually("a restart", async || (restart_count(&namespace, &pod).await == 1).then_some(())).await;
     pod.wait_ready().await;
     assert_eq!(answer_of(&pod).await, before, "the same address, the same model");
+}
+
+/// A step that never ends: the pod is not ready, then not alive, and its container is started again.
+#[tokio::test]
+async fn a_container_that_is_not_alive_is_started_again() {
+    let namespace = ControlPlane::shared().await.namespace("livez").await;
+    let mut template = template(&namespace, "llama").await;
+    template.liveness_patience = std::time::Duration::from_secs(2);
+    template.arguments.push("--step-timeout=1s".to_owned());
+    template.environment.push(("FAILPOINTS".to_owned(), "in-engine-step=20*off->return(hang)".to_owned()));
+    let pod = GatewayPod::start(&namespace, "gateway-0", &template).await;
+    pod.wait_ready().await;
+    let long = serde_json::json!({"model": "chat", "text": PROMPT, "max_tokens": 60, "ignore_eos": true});
+    ask(&http_client(), pod.api, &long).await.expect_err("nobody answers");
+    eventually("a restart", async || (restart_count(&namespace, &pod).await == 1).then_some(())).await;
+    pod.wait_ready().await;
 }
 
 #[tokio::test]

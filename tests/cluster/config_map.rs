@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::eventually;
 use crate::fleet::{PROMPT, source};
 use crate::namespace::{Namespace, rule};
-use crate::node::{GatewayPod, Template};
+use crate::node::{GatewayPod, LIVENESS_PATIENCE, Template};
 use crate::plane::ControlPlane;
 use crate::traffic::{ask, body, http_client};
 
@@ -40,6 +40,7 @@ async fn a_watched_config_map_is_followed_and_what_does_not_hold_changes_nothing
         service_account: "gateway".to_owned(),
         arguments: vec!["--models-config-map=models".to_owned(), "--config-map-spread=1s".to_owned()],
         environment: Vec::new(),
+        liveness_patience: LIVENESS_PATIENCE,
     };
     let pod = GatewayPod::start(&namespace, "gateway-0", &template).await;
     let missing = eventually("a reason", async || {

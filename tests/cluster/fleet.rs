@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::folders::prepared;
 use crate::namespace::Namespace;
-use crate::node::{GatewayPod, Template};
+use crate::node::{GatewayPod, LIVENESS_PATIENCE, Template};
 use crate::plane::ControlPlane;
 use crate::ports::free_address;
 use crate::program::Program;
@@ -107,6 +107,7 @@ impl Fleet {
             service_account: "gateway".to_owned(),
             arguments: vec!["--gateway-name=default".to_owned()],
             environment: vec![("RUST_LOG".to_owned(), "info".to_owned())],
+            liveness_patience: LIVENESS_PATIENCE,
         };
         Self {
             models: objects(&namespace, "Model"),

@@ -2,18 +2,17 @@
 //!
 //! ```text
 //! create Pod (nodeName is set) ─▶ token bound to it ─▶ process ─▶ probe /readyz ─▶ conditions of the pod's status
-//!                                                        ▲   ended?    │
+//!                                                        ▲   ended, or /livez fails for too long?    │
 //!                                                        └─ restartCount + 1
 //! ```
 //!
-//! All pods have the address 127.0.0.1; their ports are those of their container. There is no liveness probe and no pause
-//! between restarts.
+//! All pods have the address 127.0.0.1; their ports are those of their container. There is no pause between restarts.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, Pod, PodSpec};
 use kube::api::{Api, DeleteParams, ObjectMeta, Preconditions};
@@ -29,6 +28,8 @@ use crate::{eventually, spawn};
 const PROBE_PERIOD: Duration = Duration::from_millis(50);
 /// The default of a pod's `readinessProbe.timeoutSeconds`.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+/// The defaults of a pod's `livenessProbe`: three failures, ten seconds apart.
+pub(crate) const LIVENESS_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the pods of one gateway have in common.
 #[derive(Clone)]
@@ -39,6 +40,8 @@ pub(crate) struct Template {
     /// Of the program, beside its addresses, folders and threads.
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
+    /// A container whose `/livez` fails for so long is killed.
+    pub(crate) liveness_patience: Duration,
 }
 
 /// A pod whose container runs on this machine. Dropping it ends the container and leaves the object.
@@ -78,7 +81,8 @@ impl GatewayPod {
         let program = Program::start(arguments, environment, &folder.join("log"));
         let container = Arc::new(Mutex::new(Some(program)));
         let pods: Api<Pod> = namespace.all();
-        let kubelet = spawn(keep_running(object, pods.clone(), ops, Arc::clone(&container)));
+        let probes = Probes { ops, liveness_patience: template.liveness_patience };
+        let kubelet = spawn(keep_running(object, pods.clone(), probes, Arc::clone(&container)));
         Self { name: name.to_owned(), uid, api, ops, admin, pods, container, kubelet }
     }
 
@@ -128,21 +132,35 @@ impl Drop for GatewayPod {
     }
 }
 
-/// Restarts what ended, asks whether it is ready, and writes what has changed.
-async fn keep_running(object: Pod, pods: Api<Pod>, ops: SocketAddr, container: Arc<Mutex<Option<Program>>>) {
+/// Where a container is asked how it is.
+struct Probes {
+    ops: SocketAddr,
+    liveness_patience: Duration,
+}
+
+/// Restarts what ended or is not alive, asks whether it is ready, and writes what has changed.
+async fn keep_running(object: Pod, pods: Api<Pod>, probes: Probes, container: Arc<Mutex<Option<Program>>>) {
     let client = reqwest::Client::builder().pool_max_idle_per_host(0).timeout(PROBE_TIMEOUT).build().unwrap();
-    let (mut restarts, mut written) = (0, None);
+    let succeeds = async |path: &str| {
+        let answer = client.get(format!("http://{}{path}", probes.ops)).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    };
+    let (mut restarts, mut written, mut alive_at) = (0, None, Instant::now());
     loop {
         {
             let mut container = container.lock().unwrap();
             let Some(program) = container.as_mut() else { return };
-            if program.exit_status().is_some() {
+            let dead = alive_at.elapsed() >= probes.liveness_patience;
+            if dead || program.exit_status().is_some() {
                 program.restart();
                 restarts += 1;
+                alive_at = Instant::now();
             }
         }
-        let answer = client.get(format!("http://{ops}/readyz")).send().await;
-        let ready = answer.is_ok_and(|answer| answer.status().is_success());
+        if succeeds("/livez").await {
+            alive_at = Instant::now();
+        }
+        let ready = succeeds("/readyz").await;
         let observed = Observed { ready, restarts };
         // While the apiserver is away the newest state waits.
         if written != Some(observed) && write_status(&pods, &object, observed).await {

@@ -72,7 +72,7 @@ impl Process {
             .env("INFERENCE_MEMORY_LIMIT", "3Gi")
             .env("ORT_DYLIB_PATH", prepared("lib/libonnxruntime.so"))
             .env("INFERENCE_ADMIN_ADDRESS", "127.0.0.1:0")
-            .env("INFERENCE_LOG_FILTER", "info")
+            .env("RUST_LOG", "info")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
