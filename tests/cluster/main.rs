@@ -29,6 +29,7 @@ mod namespace;
 mod node;
 mod node_status;
 mod plane;
+mod pods;
 mod ports;
 mod processes;
 mod program;
