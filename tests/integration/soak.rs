@@ -36,7 +36,7 @@ pub(crate) struct Process {
     pub(crate) child: Child,
     pub(crate) api: String,
     pub(crate) ops: String,
-    admin: String,
+    pub(crate) admin: String,
     pub(crate) client: reqwest::Client,
     /// Cache, state and the list of models.
     pub(crate) folder: Arc<tempfile::TempDir>,
