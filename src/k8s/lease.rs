@@ -71,6 +71,9 @@ pub(super) struct Candidate {
 struct Observed {
     version: String,
     at: Instant,
+    /// As this process wrote it last: what is renewed without being read again, so that an apiserver that takes seconds for an
+    /// answer takes them once.
+    ours: Option<Lease>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +93,11 @@ impl Candidate {
             loop {
                 let began = Instant::now();
                 match self.look(&mut observed).await {
-                    Ok(true) => self.leadership.set(Some(began)),
+                    Ok(true) => {
+                        // It may have run out since the last look: who waits for it to be ours again hears of both.
+                        self.tell(&leading);
+                        self.leadership.set(Some(began));
+                    }
                     Ok(false) => self.leadership.set(None),
                     Err(error) => {
                         let message = error.to_string();
@@ -145,36 +152,47 @@ impl Candidate {
         });
     }
 
-    /// Reads the lease, and renews or takes it where that may be done; whether it is ours afterwards.
+    /// Renews the lease, or reads it and takes it where that may be done; whether it is ours afterwards.
     async fn look(&self, observed: &mut Option<Observed>) -> Result<bool, LeaseError> {
-        let mut lease = within(self.api.get(&self.name)).await?;
+        // Where the outcome of a write is not known, the next look reads.
+        let ours = observed.as_mut().and_then(|known| known.ours.take());
+        if let Some(lease) = ours
+            && self.hold(lease, observed).await?
+        {
+            return Ok(true);
+        }
+        let lease = within(self.api.get(&self.name)).await?;
         let version = lease.resource_version().unwrap_or_default();
         if observed.as_ref().is_none_or(|known| known.version != version) {
-            *observed = Some(Observed { version, at: Instant::now() });
+            *observed = Some(Observed { version, at: Instant::now(), ours: None });
         }
         let spec = lease.spec.clone().unwrap_or_default();
-        let holder = spec.holder_identity.clone().unwrap_or_default();
+        let holder = spec.holder_identity.unwrap_or_default();
         let lasts =
             Duration::from_secs(spec.lease_duration_seconds.unwrap_or(DURATION_SECONDS).max(1) as u64);
-        let ours = holder == self.identity;
         let unchanged = observed.as_ref().map_or(Duration::ZERO, |known| known.at.elapsed());
-        if !ours && !holder.is_empty() && unchanged < lasts {
+        if holder != self.identity && !holder.is_empty() && unchanged < lasts {
             return Ok(false);
         }
+        self.hold(lease, observed).await
+    }
+
+    /// Writes that this process holds the lease; false when somebody else has written meanwhile.
+    async fn hold(&self, mut lease: Lease, observed: &mut Option<Observed>) -> Result<bool, LeaseError> {
         failpoint::at("on-lease-renew");
         let now = MicroTime(time_of_day());
         let held = lease.spec.get_or_insert_default();
+        if held.holder_identity.as_ref() != Some(&self.identity) {
+            held.acquire_time = Some(now.clone());
+            held.lease_transitions = Some(held.lease_transitions.unwrap_or_default() + 1);
+        }
         held.holder_identity = Some(self.identity.clone());
         held.lease_duration_seconds = Some(DURATION_SECONDS);
-        held.renew_time = Some(now.clone());
-        if !ours {
-            held.acquire_time = Some(now);
-            held.lease_transitions = Some(spec.lease_transitions.unwrap_or_default() + 1);
-        }
+        held.renew_time = Some(now);
         match within(self.api.replace(&self.name, &PostParams::default(), &lease)).await {
             Ok(written) => {
                 let version = written.resource_version().unwrap_or_default();
-                *observed = Some(Observed { version, at: Instant::now() });
+                *observed = Some(Observed { version, at: Instant::now(), ours: Some(written) });
                 Ok(true)
             }
             // Somebody else was faster.
