@@ -149,10 +149,12 @@ impl ReplicaView {
         self.status.observed_epoch >= self.body.epoch && self.body.retry.as_ref() == Some(&model.attempt())
     }
 
-    /// What a revision was made of that this pod has prepared.
+    /// What a revision was made of that this pod has prepared. Before the pod has heard what it is asked for now, its status
+    /// speaks of what it was asked for before, which it may have prepared as well.
     pub(super) fn digest_of(&self, revision: &str) -> Option<&str> {
         let asked = self.body.prefetch_revision.as_deref().or(self.body.revision.as_deref());
-        let known = asked == Some(revision) && self.has_prepared(revision);
+        let heard = self.status.observed_epoch >= self.body.epoch;
+        let known = heard && asked == Some(revision) && self.has_prepared(revision);
         self.status.prepared_digest.as_deref().filter(|_| known)
     }
 
@@ -177,5 +179,30 @@ impl ReplicaView {
     pub(super) fn is_elsewhere(&self, revision: Option<&str>) -> bool {
         let other = |one: &Option<String>| one.is_some() && one.as_deref() != revision;
         other(&self.body.revision) || other(&self.status.serving_revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_of_what_was_asked_before_is_not_taken_for_one_of_what_is_asked_now() {
+        let asked = |prefetch: &str, epoch| ReplicaBody {
+            revision: Some("b".to_owned()),
+            prefetch_revision: Some(prefetch.to_owned()),
+            epoch,
+            ..ReplicaBody::default()
+        };
+        let status = ReplicaStatus {
+            observed_epoch: 3,
+            prepared_revisions: vec!["a".to_owned(), "b".to_owned()],
+            prepared_digest: Some("of b".to_owned()),
+            ..ReplicaStatus::default()
+        };
+        let heard = ReplicaView { body: asked("b", 3), status: status.clone() };
+        assert_eq!(heard.digest_of("b"), Some("of b"));
+        let not_heard = ReplicaView { body: asked("a", 4), status };
+        assert_eq!(not_heard.digest_of("a"), None);
     }
 }
