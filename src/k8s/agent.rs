@@ -12,12 +12,15 @@
 
 mod desired;
 mod report;
+mod told;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt};
@@ -25,9 +28,10 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use self::desired::Memory;
+use self::told::Ledger;
 use super::crd::{GROUP, Model, ModelReplica, ReplicaBody, ReplicaStatus};
 use super::objects::ModelObject;
-use super::watch::{Known, Watch};
+use super::watch::{Known, Trouble, Watch};
 use crate::failpoint;
 use crate::metrics::{Metrics, WriteOutcome};
 use crate::model::{Defaults, Desired, FleetHandle, Registry};
@@ -36,12 +40,13 @@ use crate::model::{Defaults, Desired, FleetHandle, Registry};
 const TICK: Duration = Duration::from_millis(250);
 /// A process that has heard nothing from the cluster for so long begins with what it knew last.
 const BOOT_PATIENCE: Duration = Duration::from_secs(3);
-/// Longest time for one write of a status.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after a write that failed; doubles up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The apiserver's operators see one write a replica and half minute from a cluster that refuses them all.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Longest time for one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often time alone may change what is to be served.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Names of the kinds in metrics and logs.
+const MODELS: &str = "models";
+const REPLICAS: &str = "modelreplicas";
 /// Who the status says has written it.
 const FIELD_MANAGER: &str = "inference-gateway-agent";
 
@@ -69,24 +74,46 @@ pub struct Agent {
     pub state_file: PathBuf,
 }
 
-/// What was told of a replica.
+/// What stands in the way of each watch.
 #[derive(Default)]
-struct Told {
-    status: Option<(ReplicaStatus, Instant)>,
-    /// When a write that failed is tried again, and the pause after that.
-    again: Option<(Instant, Duration)>,
+struct Troubles(Mutex<BTreeMap<&'static str, Trouble>>);
+
+impl Troubles {
+    /// Takes in what stands in the way of one watch, and gives what to tell of all.
+    fn set(&self, resource: &'static str, trouble: Option<Trouble>) -> Option<String> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match trouble {
+            Some(trouble) => drop(all.insert(resource, trouble)),
+            None => drop(all.remove(resource)),
+        }
+        let all: Vec<&str> = all.values().map(|trouble| trouble.message.as_str()).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
 }
 
-impl Told {
-    /// Whether `now` is to be written, where `there` was read.
-    fn differs(&self, now: &ReplicaStatus, there: &ReplicaStatus) -> bool {
-        match &self.status {
-            None => now != there,
-            Some((told, _)) if told != now => true,
-            // What was just written is on its way back to us; what is still not there later was changed by somebody.
-            Some((_, at)) => now != there && at.elapsed() >= LONGEST_PAUSE,
-        }
+/// What was read of the cluster last; `None` before the first whole list.
+#[derive(Default)]
+struct Read {
+    models: Option<Vec<ModelObject>>,
+    replicas: Option<BTreeMap<String, Replica>>,
+}
+
+impl Read {
+    fn models(&mut self, known: &watch::Receiver<Known<DynamicObject>>) {
+        let known = known.borrow().clone();
+        self.models = known.map(|all| all.values().map(|object| ModelObject::read(object)).collect());
     }
+
+    fn replicas(&mut self, known: &watch::Receiver<Known<DynamicObject>>) {
+        self.replicas = known.borrow().as_ref().map(read_replicas);
+    }
+}
+
+/// How the write of a status has ended.
+struct Written {
+    uid: String,
+    status: ReplicaStatus,
+    outcome: Result<(), String>,
 }
 
 impl Agent {
@@ -94,13 +121,18 @@ impl Agent {
     pub async fn run(self) -> std::convert::Infallible {
         let (models, models_known) = watch::channel(None);
         let (replicas, replicas_known) = watch::channel(None);
-        let trouble = |trouble: Option<String>| self.registry.set_unknown_because(trouble);
-        let watch_models = self.watch::<Model>("models", format!("spec.gatewayRef.name={}", self.gateway));
-        let watch_replicas =
-            self.watch::<ModelReplica>("modelreplicas", format!("spec.podName={}", self.pod));
+        let troubles = Troubles::default();
+        let (registry, troubles_of) = (&self.registry, &troubles);
+        let trouble = |resource: &'static str| {
+            move |trouble| registry.set_unknown_because(troubles_of.set(resource, trouble))
+        };
+        let fields = [format!("spec.gatewayRef.name={}", self.gateway), format!("spec.podName={}", self.pod)];
+        let [of_gateway, of_pod] = fields;
+        let watch_models = self.watch::<Model>(MODELS, of_gateway);
+        let watch_replicas = self.watch::<ModelReplica>(REPLICAS, of_pod);
         tokio::select! {
-            never = watch_models.follow(models, trouble) => never,
-            never = watch_replicas.follow(replicas, trouble) => never,
+            never = watch_models.follow(models, trouble(MODELS)) => never,
+            never = watch_replicas.follow(replicas, trouble(REPLICAS)) => never,
             never = self.follow(models_known, replicas_known) => never,
         }
     }
@@ -127,18 +159,27 @@ impl Agent {
     ) -> std::convert::Infallible {
         let started = Instant::now();
         let mut memory = Memory::read(&self.state_file);
-        let mut told: BTreeMap<String, Told> = BTreeMap::new();
+        let (mut ledger, mut writes) = (Ledger::default(), FuturesUnordered::new());
+        let (mut read, mut learnt_at) = (Read::default(), None::<Instant>);
         let mut synced = false;
         let mut ticks = tokio::time::interval(TICK);
         loop {
+            let mut changed = false;
             tokio::select! {
                 // The senders live as long as the watches.
-                _ = models.changed() => {}
-                _ = replicas.changed() => {}
+                _ = models.changed() => changed = true,
+                _ = replicas.changed() => changed = true,
                 _ = ticks.tick() => {}
+                Some(write) = writes.next(), if !writes.is_empty() => {
+                    let Written { uid, status, outcome } = write;
+                    ledger.end(&uid, status, outcome);
+                }
             }
-            let known = (models.borrow_and_update().clone(), replicas.borrow_and_update().clone());
-            let (Some(models), Some(replicas)) = known else {
+            if changed {
+                read.models(&models);
+                read.replicas(&replicas);
+            }
+            let (Some(models), Some(replicas)) = (&read.models, &read.replicas) else {
                 if !synced && started.elapsed() >= BOOT_PATIENCE && !memory.is_empty() {
                     synced = true;
                     tracing::warn!("the cluster does not answer: beginning with what was known last");
@@ -146,55 +187,48 @@ impl Agent {
                 }
                 continue;
             };
-            let models = models.values().map(|object| ModelObject::read(object)).collect::<Vec<_>>();
-            let replicas = read_replicas(&replicas);
-            let news = memory.learn(&models, &replicas, (&self.defaults, Instant::now()));
-            if !synced || news.changed {
-                synced = true;
-                memory.write(&self.state_file);
-                self.desired.send_replace(Some(memory.desired(&self.defaults)));
-            }
-            for model in news.retries {
-                if let Ok(model) = model.parse() {
-                    self.fleet.retry(model).await;
+            if changed || learnt_at.is_none_or(|at| at.elapsed() >= LOOK_AGAIN) {
+                learnt_at = Some(Instant::now());
+                let news = memory.learn(models, replicas, (&self.defaults, Instant::now()));
+                if !synced || news.changed {
+                    synced = true;
+                    memory.write(&self.state_file);
+                    self.desired.send_replace(Some(memory.desired(&self.defaults)));
+                }
+                for model in news.retries {
+                    if let Ok(model) = model.parse() {
+                        self.fleet.retry(model).await;
+                    }
                 }
             }
-            self.tell(&replicas, &memory, &mut told).await;
+            writes.extend(self.writes(replicas, &memory, &mut ledger));
         }
     }
 
-    /// Writes the status of every replica that is not as it was told last.
-    async fn tell(
+    /// Writes the status of every replica that is not as it was told last: what is to be waited for.
+    fn writes(
         &self,
         replicas: &BTreeMap<String, Replica>,
         memory: &Memory,
-        told: &mut BTreeMap<String, Told>,
-    ) {
-        told.retain(|uid, _| replicas.values().any(|replica| replica.uid == *uid));
+        ledger: &mut Ledger,
+    ) -> Vec<impl Future<Output = Written> + use<'_>> {
+        ledger.keep(|uid| replicas.values().any(|replica| replica.uid == uid));
         let snapshots = self.registry.snapshots();
-        for replica in replicas.values() {
+        let due = replicas.values().filter_map(|replica| {
             let snapshot = snapshots.iter().find(|snapshot| snapshot.key.as_str() == replica.body.model_name);
             let (model, now) = (&replica.body.model_name, Instant::now());
             let problem = memory.problem(model, now);
             let min_ready_seconds = memory.min_ready_seconds(model);
             let circumstances = report::Circumstances { problem: problem.as_deref(), min_ready_seconds, now };
             let status = report::status(&replica.body, snapshot, circumstances);
-            let told = told.entry(replica.uid.clone()).or_default();
-            let waits = told.again.is_some_and(|(at, _)| at > Instant::now());
-            if waits || !told.differs(&status, &replica.status) {
-                continue;
-            }
-            match self.write(&replica.object, &status).await {
-                Ok(()) => *told = Told { status: Some((status, Instant::now())), again: None },
-                Err(error) => {
-                    let pause = told.again.map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(LONGEST_PAUSE));
-                    if pause == FIRST_PAUSE || pause == LONGEST_PAUSE {
-                        tracing::warn!(replica = replica.object, %error, "failed to write the status; it is tried again");
-                    }
-                    told.again = Some((Instant::now() + pause, pause));
-                }
-            }
-        }
+            let begins = ledger.begin(&replica.uid, &status, &replica.status);
+            let (object, uid) = (replica.object.clone(), replica.uid.clone());
+            begins.then_some(async move {
+                let outcome = self.write(&object, &status).await;
+                Written { uid, status, outcome }
+            })
+        });
+        due.collect()
     }
 
     async fn write(&self, replica: &str, status: &ReplicaStatus) -> Result<(), String> {
@@ -211,7 +245,7 @@ impl Agent {
         let parameters = PatchParams::apply(FIELD_MANAGER).force();
         let patch = Patch::Apply(&patch);
         let write = api.patch_status(replica, &parameters, &patch);
-        let outcome = match tokio::time::timeout(WRITE_TIMEOUT, write).await {
+        let outcome = match tokio::time::timeout(REQUEST_TIMEOUT, write).await {
             Ok(Ok(_written)) => Ok(()),
             // It was deleted a moment ago: there is nothing left to tell.
             Ok(Err(kube::Error::Api(answer))) if answer.code == 404 => Ok(()),

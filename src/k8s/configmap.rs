@@ -4,14 +4,14 @@
 //! itself, a little later than the others, so that not all of them load at once.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
 use tokio::sync::watch;
 
-use super::watch::{Known, Watch};
+use super::watch::{Known, Trouble, Watch};
 use crate::metrics::Metrics;
 use crate::model::{Defaults, Desired, Registry, parse_documents};
 use crate::shutdown::ReloadRequests;
@@ -43,6 +43,25 @@ pub struct ConfigMapModels {
     pub told: Box<dyn Fn(Result<(), String>) + Send + Sync>,
 }
 
+/// What is wrong: each part is mended by itself.
+#[derive(Default)]
+struct Problems(Mutex<Found>);
+
+#[derive(Default)]
+struct Found {
+    watch: Option<String>,
+    list: Option<String>,
+}
+
+impl Problems {
+    /// Changes what is wrong, and gives what to tell.
+    fn set(&self, change: impl FnOnce(&mut Found)) -> Option<String> {
+        let mut found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut found);
+        found.watch.clone().or_else(|| found.list.clone())
+    }
+}
+
 impl ConfigMapModels {
     /// Follows the ConfigMap for as long as the process serves; a request to reload is followed at once.
     pub async fn follow(self, reloads: ReloadRequests) -> std::convert::Infallible {
@@ -55,20 +74,20 @@ impl ConfigMapModels {
             resource: "configmaps",
             metrics: Arc::clone(&self.metrics),
         };
-        let trouble = |trouble: Option<String>| {
-            if let Some(trouble) = trouble {
-                self.registry.set_unknown_because(Some(trouble));
-            }
+        let problems = Problems::default();
+        let trouble = |trouble: Option<Trouble>| {
+            let problem = problems.set(|problems| problems.watch = trouble.map(|trouble| trouble.message));
+            self.registry.set_unknown_because(problem);
         };
         tokio::select! {
             never = watch.follow(maps, trouble) => never,
-            never = self.apply_changes(known, reloads) => never,
+            never = self.apply_changes((known, &problems), reloads) => never,
         }
     }
 
     async fn apply_changes(
         &self,
-        mut maps: watch::Receiver<Known<ConfigMap>>,
+        (mut maps, problems): (watch::Receiver<Known<ConfigMap>>, &Problems),
         mut reloads: ReloadRequests,
     ) -> std::convert::Infallible {
         let mut seen: Option<Result<Vec<u8>, String>> = None;
@@ -90,7 +109,7 @@ impl ConfigMapModels {
                         .borrow_and_update()
                         .as_ref()
                         .map_or(now, |all| self.content(all.get(&self.name).map(AsRef::as_ref)));
-                    self.apply(&newest);
+                    self.apply(&newest, problems);
                     seen = Some(newest);
                     asked
                 }
@@ -134,15 +153,16 @@ impl ConfigMapModels {
         text.or(bytes).ok_or_else(|| format!("the ConfigMap {} has no key {KEY}", self.name))
     }
 
-    fn apply(&self, content: &Result<Vec<u8>, String>) {
+    fn apply(&self, content: &Result<Vec<u8>, String>, problems: &Problems) {
         let parsed = content
             .clone()
             .and_then(|bytes| parse_documents(&bytes, &self.defaults).map_err(|error| error.to_string()));
         self.metrics.config_reloaded(parsed.is_ok());
+        let problem = problems.set(|problems| problems.list = parsed.as_ref().err().cloned());
+        self.registry.set_unknown_because(problem);
         match parsed {
             Ok(desired) => {
                 tracing::info!(config_map = self.name, models = desired.len(), "list of models applied");
-                self.registry.set_unknown_because(None);
                 self.desired.send_replace(Some(desired));
                 (self.told)(Ok(()));
             }
@@ -152,7 +172,6 @@ impl ConfigMapModels {
                     error,
                     "the list of models is refused; the last good one stays in force"
                 );
-                self.registry.set_unknown_because(Some(error.clone()));
                 (self.told)(Err(error));
             }
         }

@@ -28,7 +28,7 @@ use super::crd::{GATEWAY_LABEL, Model, ModelReplica};
 use super::definitions::Definitions;
 use super::lease::{Candidate, Leadership};
 use super::rollout;
-use super::watch::{Known, Watch};
+use super::watch::{Known, Trouble, Watch};
 use crate::metrics::Metrics;
 
 /// Changes that come together are planned together.
@@ -111,7 +111,7 @@ impl Controller {
             leases: Api::namespaced(self.client.clone(), &self.namespace),
             lease: self.lease.clone(),
         };
-        let quiet = |_trouble: Option<String>| {};
+        let quiet = |_trouble: Option<Trouble>| {};
         let fields = format!("spec.gatewayRef.name={}", self.gateway);
         let work = async {
             tokio::select! {

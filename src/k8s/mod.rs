@@ -51,6 +51,9 @@ pub enum ConnectError {
 pub async fn connect() -> Result<(Client, String), ConnectError> {
     let mut config = Config::infer().await.map_err(ConnectError::Config)?;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // The library would try again in silence, 15 times within minutes. Whoever asks here has pauses of their own, tells what
+    // was answered, and must hear soon of an apiserver that is well again.
+    config.default_retry = false;
     let namespace = config.default_namespace.clone();
     let client = Client::try_from(config).map_err(ConnectError::Client)?;
     Ok((client, namespace))
