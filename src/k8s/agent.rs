@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use kube::api::{Patch, PatchParams};
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
@@ -44,6 +44,8 @@ const BOOT_PATIENCE: Duration = Duration::from_secs(3);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often time alone may change what is to be served.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// An apiserver that does not say whether it knows a kind is asked again after this.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// Names of the kinds in metrics and logs.
 const MODELS: &str = "models";
 const REPLICAS: &str = "modelreplicas";
@@ -89,6 +91,11 @@ impl Troubles {
         let all: Vec<&str> = all.values().map(|trouble| trouble.message.as_str()).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
+
+    fn is_kind_missing(&self, resource: &str) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(resource).is_some_and(|trouble| trouble.kind_is_missing)
+    }
 }
 
 /// What was read of the cluster last; `None` before the first whole list.
@@ -133,7 +140,7 @@ impl Agent {
         tokio::select! {
             never = watch_models.follow(models, trouble(MODELS)) => never,
             never = watch_replicas.follow(replicas, trouble(REPLICAS)) => never,
-            never = self.follow(models_known, replicas_known) => never,
+            never = self.follow(models_known, replicas_known, &troubles) => never,
         }
     }
 
@@ -156,12 +163,13 @@ impl Agent {
         &self,
         mut models: watch::Receiver<Known<DynamicObject>>,
         mut replicas: watch::Receiver<Known<DynamicObject>>,
+        troubles: &Troubles,
     ) -> std::convert::Infallible {
         let started = Instant::now();
         let mut memory = Memory::read(&self.state_file);
         let (mut ledger, mut writes) = (Ledger::default(), FuturesUnordered::new());
         let (mut read, mut learnt_at) = (Read::default(), None::<Instant>);
-        let mut synced = false;
+        let (mut synced, mut asked_at) = (false, None::<Instant>);
         let mut ticks = tokio::time::interval(TICK);
         loop {
             let mut changed = false;
@@ -175,11 +183,18 @@ impl Agent {
                     ledger.end(&uid, status, outcome);
                 }
             }
+            // Before what is known: a kind is told to be there again after its objects.
+            let is_missing = troubles.is_kind_missing(MODELS);
+            changed |=
+                models.has_changed().is_ok_and(|new| new) || replicas.has_changed().is_ok_and(|new| new);
             if changed {
                 read.models(&models);
                 read.replicas(&replicas);
             }
             let (Some(models), Some(replicas)) = (&read.models, &read.replicas) else {
+                if memory.hear_of_the_kind(is_missing, &[]) {
+                    memory.write(&self.state_file);
+                }
                 if !synced && started.elapsed() >= BOOT_PATIENCE && !memory.is_empty() {
                     synced = true;
                     tracing::warn!("the cluster does not answer: beginning with what was known last");
@@ -190,7 +205,13 @@ impl Agent {
             if changed || learnt_at.is_none_or(|at| at.elapsed() >= LOOK_AGAIN) {
                 learnt_at = Some(Instant::now());
                 let news = memory.learn(models, replicas, (&self.defaults, Instant::now()));
-                if !synced || news.changed {
+                let mut differs = memory.hear_of_the_kind(is_missing, models) || news.changed;
+                if memory.awaits_an_end(Instant::now()) && asked_at.is_none_or(|at| at.elapsed() >= ASK_AGAIN)
+                {
+                    asked_at = Some(Instant::now());
+                    differs |= self.ask_about_the_kind(&mut memory).await;
+                }
+                if !synced || differs {
                     synced = true;
                     memory.write(&self.state_file);
                     self.desired.send_replace(Some(memory.desired(&self.defaults)));
@@ -202,6 +223,23 @@ impl Agent {
                 }
             }
             writes.extend(self.writes(replicas, &memory, &mut ledger));
+        }
+    }
+
+    /// Lets models end whose objects are gone, if the cluster still knows their kind; whether anything has changed.
+    async fn ask_about_the_kind(&self, memory: &mut Memory) -> bool {
+        let kind = ApiResource::erase::<Model>(&());
+        let all: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &kind);
+        let fields = format!("spec.gatewayRef.name={}", self.gateway);
+        let asked = ListParams::default().fields(&fields).limit(1);
+        match tokio::time::timeout(REQUEST_TIMEOUT, all.list(&asked)).await {
+            Ok(Ok(_)) => {
+                memory.end_what_is_gone();
+                true
+            }
+            Ok(Err(kube::Error::Api(answer))) if answer.code == 404 => memory.hear_of_the_kind(true, &[]),
+            // It is not known, so everything goes on; the watch tells why.
+            Ok(Err(_)) | Err(_) => false,
         }
     }
 

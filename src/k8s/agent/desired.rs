@@ -19,6 +19,9 @@ use crate::model::{Defaults, Desired, Purpose, Target, revision_of};
 
 /// A controller that has not spoken for so long is taken to be away.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A model whose object is gone goes on for so long at least: where the definition is deleted, the apiserver deletes all objects
+/// first, and knows the kind for some seconds more.
+const GONE_FOR: Duration = Duration::from_secs(10);
 /// Revisions of a model that are remembered.
 const MOST_SLOTS: usize = 8;
 
@@ -59,6 +62,12 @@ struct Remembered {
     unknown_since: Option<Instant>,
     #[serde(skip)]
     unassigned_since: Option<Instant>,
+    /// Since when neither an object nor an assignment of this pod speaks of it.
+    #[serde(skip)]
+    gone_since: Option<Instant>,
+    /// Whether it was known when the cluster did not know its kind: that its object is not there says nothing.
+    #[serde(default)]
+    outlived_its_kind: bool,
 }
 
 /// What a look at the objects has brought.
@@ -113,17 +122,16 @@ impl Memory {
         (defaults, now): (&Defaults, Instant),
     ) -> News {
         let mut news = News::default();
-        // A model whose object is gone goes on until its replica is gone too: the controller decides when.
-        let gone =
-            |name: &String| !models.iter().any(|model| model.name == *name) && !replicas.contains_key(name);
-        let before = self.models.len();
-        self.models.retain(|name, _| !gone(name));
-        news.changed |= self.models.len() != before;
+        let there: BTreeSet<&String> =
+            models.iter().map(|model| &model.name).chain(replicas.keys()).collect();
+        for (name, known) in &mut self.models {
+            known.gone_since = (!there.contains(name)).then(|| known.gone_since.unwrap_or(now));
+        }
         for model in models {
             let replica = replicas.get(&model.name);
             let replica = replica.filter(|replica| replica.body.model_uid == model.uid);
             let before = self.models.get(&model.name).cloned();
-            let Some(mut known) = remembered(before.as_ref(), model, replica.is_some(), now) else {
+            let Some(mut known) = remembered(before.as_ref(), model, replica.is_some()) else {
                 continue;
             };
             known.slots_of(model);
@@ -157,10 +165,52 @@ impl Memory {
         news
     }
 
+    /// Takes in whether the cluster knows the kind of the models, after what was read of it; whether that changes anything.
+    ///
+    /// A definition that is deleted takes all objects along. Nobody has said of any model that it is to end, so all go on until
+    /// an object of their name is there again, and the cluster is asked about that one.
+    pub(super) fn hear_of_the_kind(&mut self, is_missing: bool, models: &[ModelObject]) -> bool {
+        let mut changed = false;
+        for (name, known) in &mut self.models {
+            let outlived =
+                is_missing || (known.outlived_its_kind && !models.iter().any(|model| model.name == *name));
+            changed |= outlived != known.outlived_its_kind;
+            known.outlived_its_kind = outlived;
+        }
+        if changed && is_missing {
+            tracing::warn!(
+                models = self.models.len(),
+                "the cluster does not know the kind of the models: all that are known go on"
+            );
+        }
+        changed
+    }
+
+    /// Whether models end as soon as it is certain that the cluster still knows their kind: a model whose object is gone goes on
+    /// until its replica is gone too, when the controller has so decided, and a while after the last such change.
+    pub(super) fn awaits_an_end(&self, now: Instant) -> bool {
+        let gone = self.models.values().filter(|known| !known.outlived_its_kind);
+        let last = gone.filter_map(|known| known.gone_since).max();
+        last.is_some_and(|last| now.duration_since(last) >= GONE_FOR)
+    }
+
+    /// Forgets the models that are gone: the cluster knows their kind and does not have them.
+    pub(super) fn end_what_is_gone(&mut self) {
+        self.models.retain(|name, known| {
+            let stays = known.gone_since.is_none() || known.outlived_its_kind;
+            if !stays {
+                tracing::info!(model = name, "the object of the model is gone");
+            }
+            stays
+        });
+    }
+
     /// The models to serve. One that cannot be begun is left out, and so is one whose name another one has.
     pub(super) fn desired(&self, defaults: &Defaults) -> Desired {
         let mut order: Vec<(&String, &Remembered)> = self.models.iter().collect();
-        order.sort_by_key(|(name, known)| (!known.assigned, !known.has_stable, known.created, *name));
+        order.sort_by_key(|(name, known)| {
+            (known.outlived_its_kind, !known.assigned, !known.has_stable, known.created, *name)
+        });
         let (mut all, mut taken) = (Desired::new(), BTreeSet::new());
         for (name, known) in order {
             match known.target(name, defaults) {
@@ -194,34 +244,23 @@ impl Memory {
     }
 }
 
-/// What is known of a model once its object was seen; `None` while an object of the same name is another model and this one
-/// still serves.
-fn remembered(
-    before: Option<&Remembered>,
-    model: &ModelObject,
-    assigned: bool,
-    now: Instant,
-) -> Option<Remembered> {
-    if let Some(before) = before {
-        if before.uid == model.uid {
-            let mut known = before.clone();
-            if let Ok(spec) = &model.spec {
-                known.spec = spec.clone();
-            }
-            return Some(known);
+/// What is known of a model once its object was seen; `None` where the object is a new one that says nothing yet.
+fn remembered(before: Option<&Remembered>, model: &ModelObject, assigned: bool) -> Option<Remembered> {
+    if let Some(before) = before.filter(|before| before.uid == model.uid) {
+        let mut known = before.clone();
+        if let Ok(spec) = &model.spec {
+            known.spec = spec.clone();
         }
-        // Another model: what serves goes on until the controller has said what to do, or is away.
-        let since = before.unassigned_since.unwrap_or(now);
-        if !assigned && now.duration_since(since) < PATIENCE {
-            return None;
-        }
+        return Some(known);
     }
+    // Another model of this name: what serves goes on until the controller says what to do, or is away.
+    let kept = before.filter(|_| !assigned);
     Some(Remembered {
         uid: model.uid.clone(),
         spec: model.spec.clone().ok()?,
         created: model.created,
-        slots: Vec::new(),
-        serve: None,
+        slots: kept.map(|kept| kept.slots.clone()).unwrap_or_default(),
+        serve: kept.and_then(|kept| kept.serve.clone()),
         ahead: None,
         has_stable: false,
         assigned: false,
@@ -230,6 +269,8 @@ fn remembered(
         problem: None,
         unknown_since: None,
         unassigned_since: None,
+        gone_since: None,
+        outlived_its_kind: before.is_some_and(|before| before.outlived_its_kind),
     })
 }
 
@@ -294,7 +335,9 @@ impl Remembered {
         self.ahead = None;
         match (stable, &model.spec) {
             (Some(stable), _) => self.serve = Some(stable.revision.clone()),
-            (None, Ok(spec)) if waited && !model.deleting => self.serve = Some(revision_of(spec)),
+            (None, Ok(spec)) if waited && !model.deleting && !spec.paused => {
+                self.serve = Some(revision_of(spec));
+            }
             (None, _) => {}
         }
     }

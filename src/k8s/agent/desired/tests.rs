@@ -139,11 +139,67 @@ fn a_replica_that_is_deleted_by_hand_changes_nothing_for_a_while() {
 }
 
 #[test]
-fn a_deleted_model_goes_on_until_its_replica_is_gone_too() {
+fn a_deleted_model_goes_on_until_its_replica_is_gone_too_and_the_kind_is_still_there() {
     let mut pod = Pod::new();
+    let at = |pod: &Pod, seconds| pod.began + Duration::from_secs(seconds);
     pod.learn(0, &[model("a", Some("a"))], &assigned(Some("a"), None));
-    assert!(!pod.learn(1, &[], &assigned(Some("a"), None)).changed);
-    assert!(pod.learn(2, &[], &BTreeMap::new()).changed);
+    pod.learn(1, &[], &assigned(Some("a"), None));
+    assert!(!pod.memory.awaits_an_end(at(&pod, 60)), "the controller has not said anything");
+    pod.learn(2, &[], &BTreeMap::new());
+    assert!(!pod.memory.awaits_an_end(at(&pod, 11)), "the kind may go too");
+    assert!(pod.memory.awaits_an_end(at(&pod, 12)));
+    assert_eq!(pod.wants().unwrap().0, revision("a"), "nobody was asked yet");
+    pod.memory.end_what_is_gone();
+    assert_eq!(pod.wants(), None);
+}
+
+#[test]
+fn models_outlive_their_kind_until_objects_of_their_names_come_and_go() {
+    let mut pod = Pod::new();
+    let chat = [model("a", Some("a"))];
+    pod.learn(0, &chat, &assigned(Some("a"), None));
+    assert!(!pod.memory.hear_of_the_kind(false, &chat));
+    pod.learn(1, &[], &BTreeMap::new());
+    assert!(pod.memory.hear_of_the_kind(true, &[]));
+    assert!(!pod.memory.hear_of_the_kind(true, &[]), "it is told once");
+    // The definition is there again, and no object yet, not even for a process that starts now.
+    let folder = tempfile::tempdir().unwrap();
+    pod.memory.write(&folder.path().join("state"));
+    pod.memory = Memory::read(&folder.path().join("state"));
+    pod.learn(100, &[], &BTreeMap::new());
+    assert!(!pod.memory.hear_of_the_kind(false, &[]));
+    assert!(!pod.memory.awaits_an_end(pod.began + Duration::from_secs(200)));
+    pod.memory.end_what_is_gone();
+    assert_eq!(pod.wants().unwrap().0, revision("a"));
+    // Applied anew, it is another object; then it is deleted.
+    let again = [ModelObject { uid: "two".to_owned(), ..model("a", None) }];
+    pod.learn(201, &again, &BTreeMap::new());
+    assert!(pod.memory.hear_of_the_kind(false, &again));
+    assert_eq!(pod.wants().unwrap().0, revision("a"), "what serves goes on");
+    pod.learn(202, &[], &BTreeMap::new());
+    assert!(pod.memory.awaits_an_end(pod.began + Duration::from_mins(5)));
+}
+
+#[test]
+fn another_model_of_the_same_name_takes_over_without_a_gap_where_no_controller_speaks() {
+    let mut pod = Pod::new();
+    pod.learn(0, &[model("a", None)], &BTreeMap::new());
+    pod.learn(30, &[model("a", None)], &BTreeMap::new());
+    assert_eq!(pod.wants().unwrap().0, revision("a"));
+    let other = [ModelObject { uid: "two".to_owned(), ..model("b", None) }];
+    pod.learn(40, &other, &BTreeMap::new());
+    assert_eq!(pod.wants().unwrap().0, revision("a"), "what serves goes on for a while");
+    pod.learn(70, &other, &BTreeMap::new());
+    assert_eq!(pod.wants().unwrap().0, revision("b"));
+}
+
+#[test]
+fn a_model_that_is_paused_does_not_begin_by_itself() {
+    let mut pod = Pod::new();
+    let mut paused = model("a", None);
+    paused.spec.as_mut().unwrap().paused = true;
+    pod.learn(0, std::slice::from_ref(&paused), &BTreeMap::new());
+    pod.learn(60, &[paused], &BTreeMap::new());
     assert_eq!(pod.wants(), None);
 }
 
