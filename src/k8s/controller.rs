@@ -37,6 +37,10 @@ const SETTLE: Duration = Duration::from_millis(50);
 const PLANS_AT_ONCE: usize = 8;
 /// Everything is looked at anew after this, whatever was heard.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
+/// Pause after a round in which something was not written; doubles up to [`LONGEST_PAUSE`]. What is heard meanwhile ends it.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// A write that is refused for ever is tried twice a minute.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Name in events and in the ownership of fields.
 const NAME: &str = "inference-gateway-controller";
 
@@ -160,7 +164,7 @@ impl Controller {
             written: act::Written::default(),
         };
         let clock = SteadyClock::start();
-        let mut again = LOOK_AGAIN;
+        let (mut again, mut failures) = (LOOK_AGAIN, 0);
         loop {
             tokio::select! {
                 // The senders live as long as the watches.
@@ -171,12 +175,18 @@ impl Controller {
                 () = tokio::time::sleep(again) => {}
             }
             tokio::time::sleep(SETTLE).await;
-            again = self.round(&mut heard, (&actor, &clock)).await.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
+            again = self.round(&mut heard, &actor, (&clock, &mut failures)).await.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
         }
     }
 
-    /// Plans for every model and carries the plans out; when to look again.
-    async fn round(&self, heard: &mut Heard, (actor, clock): (&Actor, &SteadyClock)) -> Option<Duration> {
+    /// Plans for every model and carries the plans out; when to look again. `failures` counts the rounds in a row in which
+    /// something was not written.
+    async fn round(
+        &self,
+        heard: &mut Heard,
+        actor: &Actor,
+        (clock, failures): (&SteadyClock, &mut u32),
+    ) -> Option<Duration> {
         let models = heard.models.borrow_and_update().clone()?;
         let replicas = heard.replicas.borrow_and_update().clone()?;
         let pods = heard.pods.borrow_and_update().clone()?;
@@ -200,21 +210,25 @@ impl Controller {
             Some((name, model, own, plan))
         });
         let plans: Vec<_> = plans.collect();
-        let waits: Vec<Option<Duration>> = futures_util::stream::iter(plans)
+        let pause = (FIRST_PAUSE * 2u32.saturating_pow((*failures).min(10))).min(LONGEST_PAUSE);
+        let outcomes: Vec<(bool, Option<Duration>)> = futures_util::stream::iter(plans)
             .map(|(name, model, own, plan)| {
                 let (object, pods) = (models.get(name), &pods);
                 async move {
                     let again = plan.again_after;
                     match object {
-                        Some(object) if actor.carry_out(object, model, (own, pods), plan).await => again,
+                        Some(object) if actor.carry_out(object, model, (own, pods), plan).await => {
+                            (true, again)
+                        }
                         // Something was not written: the news of what stood against it may be here already.
-                        _ => Some(Duration::from_secs(1)),
+                        _ => (false, Some(pause)),
                     }
                 }
             })
             .buffer_unordered(PLANS_AT_ONCE)
             .collect()
             .await;
-        waits.into_iter().flatten().min()
+        *failures = if outcomes.iter().all(|(done, _)| *done) { 0 } else { *failures + 1 };
+        outcomes.into_iter().filter_map(|(_, again)| again).min()
     }
 }

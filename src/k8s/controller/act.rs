@@ -275,10 +275,18 @@ impl Actor {
                 action: "Rollout".to_owned(),
                 secondary: None,
             };
-            match tokio::time::timeout(WRITE_TIMEOUT, self.recorder.publish(&event, &reference)).await {
+            let published =
+                tokio::time::timeout(WRITE_TIMEOUT, self.recorder.publish(&event, &reference)).await;
+            let outcome = match &published {
+                Ok(Ok(())) => WriteOutcome::Written,
+                Ok(Err(kube::Error::Api(_))) => WriteOutcome::Refused,
+                Ok(Err(_)) | Err(_) => WriteOutcome::Failed,
+            };
+            self.metrics.cluster_write("events", outcome);
+            match published {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(model, reason, %error, "an event was lost"),
-                Err(_elapsed) => tracing::debug!(model, reason, "an event was lost: no answer"),
+                Ok(Err(error)) => tracing::warn!(model, reason, %error, "an event was lost"),
+                Err(_elapsed) => tracing::warn!(model, reason, "an event was lost: no answer"),
             }
         }
     }
