@@ -212,7 +212,12 @@ pub struct ShutdownSettings {
 #[derive(Debug, Clone, Args)]
 pub struct LogSettings {
     /// Which log lines are written, by target and level.
-    #[arg(long, env = "RUST_LOG", default_value = "info,ort=warn,tower_http=info", value_name = "FILTER")]
+    #[arg(
+        long,
+        env = "RUST_LOG",
+        default_value = "info,ort=warn,tower_http=info,kube_client::client=off",
+        value_name = "FILTER"
+    )]
     pub log_filter: String,
     /// How log lines look.
     #[arg(long, env = "INFERENCE_LOG_FORMAT", default_value = "auto", value_name = "FORMAT")]
