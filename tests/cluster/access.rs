@@ -18,6 +18,8 @@ pub(crate) struct Access {
     pub(crate) server: SocketAddr,
     /// PEM.
     pub(crate) authority: String,
+    /// Where who gets a kubeconfig finds it instead: somebody in between, who speaks plain HTTP.
+    pub(crate) through: Option<SocketAddr>,
 }
 
 impl Access {
@@ -36,8 +38,9 @@ impl Access {
     }
 
     fn write(&self, user: &Value, file: &Path) {
+        let straight = || format!("https://{}", self.server);
         let cluster = json!({
-            "server": format!("https://{}", self.server),
+            "server": self.through.map_or_else(straight, |proxy| format!("http://{proxy}")),
             "certificate-authority-data": STANDARD.encode(&self.authority),
         });
         let config = json!({

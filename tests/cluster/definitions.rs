@@ -1,62 +1,110 @@
-//! A new controller on the definitions of an older version: it says what is lost, and goes on with the rest.
+//! The definitions of the two kinds: not there when pods and controller start, and deleted with all objects while models serve.
 
-use k8s_openapi::api::events::v1::Event;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams};
 
 use crate::eventually;
-use crate::fleet::{Fleet, condition, install, spec};
+use crate::fleet::{Fleet, install, spec};
 use crate::plane::ControlPlane;
+use crate::program::Program;
+use crate::proxied::{Proxied, readiness};
+use crate::traffic::http_client;
 
-const OUTDATED: &str = "inference_gateway_definition_outdated{resource=\"models\"}";
+/// Longer than a model whose object is gone goes on where the kind is still there.
+const LONGER_THAN_THE_END_OF_A_MODEL: Duration = Duration::from_secs(13);
+/// Two pods and a controller have six watches of these kinds, each tried every ten seconds at the most in the long run.
+const MOST_REQUESTS: usize = 90;
+
+const WHY: &str = "is its definition installed?";
+
+/// Deletes both definitions and with them all objects, and waits until the apiserver does not know the kinds any more.
+async fn remove_definitions(plane: &ControlPlane, fleet: &Fleet) {
+    let definitions: Api<CustomResourceDefinition> = Api::all(plane.admin().await);
+    for name in ["models.inference-gateway.io", "modelreplicas.inference-gateway.io"] {
+        definitions.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+    for kind in [&fleet.models, &fleet.replicas] {
+        eventually("the end of a kind", async || {
+            let answer = kind.list(&ListParams::default()).await;
+            matches!(answer, Err(kube::Error::Api(status)) if status.code == 404).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn restarts(fleet: &Fleet, pod: &str) -> i32 {
+    let pods: Api<Pod> = fleet.namespace.all();
+    let status = pods.get(pod).await.unwrap().status.unwrap();
+    status.container_statuses.unwrap()[0].restart_count
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_controller_says_which_fields_an_older_definition_loses_and_goes_on() {
+async fn definitions_that_come_late_or_are_deleted_take_no_model_out_of_service() {
     let plane = ControlPlane::start("definitions").await;
-    let mut fleet = Fleet::prepare(&plane, "definitions").await;
-    let definitions: Api<CustomResourceDefinition> = Api::all(plane.admin().await);
-    let mut older = definitions.get("models.inference-gateway.io").await.unwrap();
-    let schema = older.spec.versions[0].schema.as_mut().unwrap().open_api_v3_schema.as_mut().unwrap();
-    let spec_schema = schema.properties.as_mut().unwrap().get_mut("spec").unwrap();
-    let rollout = spec_schema.properties.as_mut().unwrap().get_mut("rollout").unwrap();
-    rollout.properties.as_mut().unwrap().remove("watch").unwrap();
-    definitions.replace("models.inference-gateway.io", &PostParams::default(), &older).await.unwrap();
-    // The apiserver publishes a new schema a moment after it has stored it.
-    let admin = plane.admin().await;
-    let published = async |wanted: bool| {
-        let path = "/openapi/v3/apis/inference-gateway.io/v1alpha1";
-        let request = http::Request::get(path).body(Vec::new()).unwrap();
-        let text = admin.request_text(request).await.ok()?;
-        (text.contains("maxStepSeconds") == wanted).then_some(())
-    };
-    eventually("the older schema", async || published(false).await).await;
+    let fleet = Fleet::prepare(&plane, "definitions").await;
+    remove_definitions(&plane, &fleet).await;
 
-    fleet.add_pod(&[]).await;
-    fleet.add_controller(&[]).await;
-    fleet.all_ready().await;
-    eventually("the metric", async || (fleet.metric(0, OUTDATED).await > 0.0).then_some(())).await;
-    let events: Api<Event> = fleet.namespace.all();
-    let note = eventually("the event", async || {
-        let all = events.list(&ListParams::default()).await.unwrap();
-        let told = all.items.into_iter().find(|event| event.reason.as_deref() == Some("DefinitionOutdated"));
-        told?.note
-    })
-    .await;
-    assert!(note.contains("Model does not know spec.rollout.watch: apply the definitions"), "{note}");
-    let mut known = spec("llama");
-    known["rollout"].as_object_mut().unwrap().remove("watch");
-    fleet.apply("chat", &known).await;
-    fleet.wait("chat", "served", |status| condition(status, "Ready") == "True RolledOut").await;
-
+    // Not installed yet.
+    let (fleet, proxy) = Proxied::behind(fleet, 2).await;
+    for pod in &fleet.pods {
+        let told = eventually("a reason", async || {
+            let url = format!("http://{}/readyz", pod.ops);
+            let told = http_client().get(url).send().await.ok()?.text().await.ok()?;
+            told.contains(WHY).then_some(told)
+        })
+        .await;
+        assert!(told.contains("\"ready\":false") && told.contains("not known yet which models"), "{told}");
+    }
+    let asked = proxy.asked_within(Duration::from_secs(5)).await;
+    println!("not installed: {asked:?} in 5 s");
+    assert!(asked.of("") <= MOST_REQUESTS, "{asked:?}");
     install(&plane).await;
-    eventually("the newer schema", async || published(true).await).await;
-    fleet.controllers[0].program.restart();
-    let now = "inference_gateway_definition_outdated{resource=\"modelreplicas\"} 0";
-    eventually("another look", async || {
-        let url = format!("http://{}/metrics", fleet.controllers[0].ops);
-        let text = crate::traffic::http_client().get(url).send().await.ok()?.text().await.ok()?;
-        text.contains(now).then_some(())
-    })
-    .await;
-    assert!(fleet.metric(0, OUTDATED).await < 1.0);
+    let installed = Instant::now();
+    let mut proxied = Proxied::serve(fleet, proxy).await;
+    println!("installed: serves after {:.1} s", installed.elapsed().as_secs_f64());
+
+    // Deleted while it serves.
+    proxied.traffic.phase("deleted");
+    remove_definitions(&plane, &proxied.fleet).await;
+    proxied.is_told(WHY).await;
+    let asked = proxied.proxy.asked_within(LONGER_THAN_THE_END_OF_A_MODEL).await;
+    println!("deleted: {asked:?} in {LONGER_THAN_THE_END_OF_A_MODEL:?}");
+    assert!(asked.of("") <= MOST_REQUESTS, "{asked:?}");
+    // A container that starts now begins with what it knew.
+    let pod = &proxied.fleet.pods[0];
+    pod.container(Program::terminate);
+    eventually("a restart", async || (restarts(&proxied.fleet, &pod.name).await == 1).then_some(())).await;
+    pod.wait_ready().await;
+    proxied.traffic.wait_answers(50).await;
+
+    // Installed again: that there are no objects is not yet what anybody wants.
+    proxied.traffic.phase("installed again");
+    install(&plane).await;
+    for pod in &proxied.fleet.pods {
+        eventually("nothing wrong", async || (!readiness(pod).await.contains(WHY)).then_some(())).await;
+    }
+    let asked = proxied.proxy.asked_within(LONGER_THAN_THE_END_OF_A_MODEL).await;
+    assert!(asked.of("") <= MOST_REQUESTS, "{asked:?}");
+
+    // Applied again, as other objects; and then deleted by somebody.
+    proxied.traffic.phase("applied again");
+    proxied.update().await;
+    proxied.recover("the definitions were gone").await;
+    assert_eq!(proxied.traffic.stop().await.verdict(), Ok(()));
+    proxied.fleet.models.delete("chat", &DeleteParams::default()).await.unwrap();
+    let deleted = Instant::now();
+    for pod in &proxied.fleet.pods {
+        let url = format!("http://{}/api/v1/inference", pod.api);
+        eventually("404", async || {
+            let request = http_client().post(&url).body(r#"{"text": "a", "model": "chat"}"#);
+            (request.send().await.ok()?.status() == 404).then_some(())
+        })
+        .await;
+    }
+    println!("deleted by hand: the last pod has ended it after {:.1} s", deleted.elapsed().as_secs_f64());
+    proxied.fleet.apply("chat", &spec("llama")).await;
+    proxied.fleet.wait_rolled_out("chat").await;
 }

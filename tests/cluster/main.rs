@@ -7,6 +7,7 @@
 //! plane ── namespace                 etcd, kube-apiserver; what a test has for itself
 //! program ── node                   the project's own programs, as a cluster would run them
 //! traffic                            clients that must never notice anything
+//! proxy ── proxied                   an apiserver that answers badly
 //! ```
 //!
 //! `scripts/prepare.py kubernetes` makes the programs. Tests share one control plane, each in its own namespace; those that
@@ -17,6 +18,8 @@
 #![expect(clippy::disallowed_methods, reason = "a test is told by variables how long or large it is to be")]
 
 mod access;
+mod bad_answers;
+mod bad_watches;
 mod bed;
 mod certificates;
 mod clocks;
@@ -28,15 +31,22 @@ mod folders;
 mod namespace;
 mod node;
 mod node_status;
+mod odd_objects;
+mod older_definitions;
 mod plane;
 mod pods;
 mod ports;
 mod processes;
 mod program;
+mod proxied;
+mod proxied_watch;
+mod proxy;
+mod refused_writes;
 mod rollouts;
 mod room;
 mod scale;
 mod schema;
+mod tokens;
 mod traffic;
 mod verdict;
 

@@ -45,7 +45,7 @@ impl ControlPlane {
     pub(crate) async fn start(name: &str) -> Self {
         let folder = new_folder(name);
         let authority = Authority::new();
-        let access = Access { server: free_address(), authority: authority.certificate() };
+        let access = Access { server: free_address(), authority: authority.certificate(), through: None };
         let identity = authority.apiserver();
         let [token_key, token_public_key] = token_keys();
         for (file, content) in [

@@ -1,0 +1,43 @@
+//! An apiserver that answers badly or not at all while a model is updated: pods serve on and say what is wrong, nobody asks too
+//! often, and all catch up when it answers again.
+
+use crate::plane::ControlPlane;
+use crate::proxied::Proxied;
+use crate::proxy::Behaviour;
+
+/// Requests that two pods and a controller may make in the time of a fault: for each of seven watches an attempt when it breaks
+/// and one after each pause, which doubles; the lease every two seconds; and what they try to write.
+const MOST_REQUESTS: usize = 90;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_apiserver_that_fails_refuses_or_is_cut_short_is_told_of_and_asked_seldom() {
+    let mut proxied = Proxied::start(ControlPlane::shared().await, "fails", 2).await;
+    for (behaviour, why) in [
+        (Behaviour::Fails, "failed to watch"),
+        (Behaviour::Refuses, "429"),
+        (Behaviour::CutsShort, "failed to watch"),
+    ] {
+        let asked = proxied.suffer(behaviour).await;
+        assert!(asked.of("") <= MOST_REQUESTS, "{behaviour:?}: {asked:?}");
+        proxied.is_told(why).await;
+        proxied.recover(&format!("{behaviour:?}")).await;
+    }
+    assert_eq!(proxied.traffic.stop().await.verdict(), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_apiserver_that_answers_slowly_or_never_delays_a_rollout_and_no_more() {
+    let mut proxied = Proxied::start(ControlPlane::shared().await, "slow", 2).await;
+    for behaviour in [Behaviour::Slow, Behaviour::Silent] {
+        let asked = proxied.suffer(behaviour).await;
+        assert!(asked.of("") <= MOST_REQUESTS, "{behaviour:?}: {asked:?}");
+        if behaviour == Behaviour::Slow {
+            // It is slow, not away: the rollout comes to its end.
+            let began = std::time::Instant::now();
+            proxied.fleet.wait_rolled_out("chat").await;
+            println!("{behaviour:?}: rolled out after {:.1} s more", began.elapsed().as_secs_f64());
+        }
+        proxied.recover(&format!("{behaviour:?}")).await;
+    }
+    assert_eq!(proxied.traffic.stop().await.verdict(), Ok(()));
+}
