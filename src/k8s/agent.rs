@@ -42,8 +42,10 @@ const TICK: Duration = Duration::from_millis(250);
 const BOOT_PATIENCE: Duration = Duration::from_secs(3);
 /// Longest time for one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Changes that come together are taken in together.
+const SETTLE: Duration = Duration::from_millis(50);
 /// How often time alone may change what is to be served.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// An apiserver that does not say whether it knows a kind is asked again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
 /// Names of the kinds in metrics and logs.
@@ -92,9 +94,9 @@ impl Troubles {
         (!all.is_empty()).then(|| all.join("; "))
     }
 
-    fn is_kind_missing(&self, resource: &str) -> bool {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(resource).is_some_and(|trouble| trouble.kind_is_missing)
+    /// What stands in the way of one watch.
+    fn of(&self, resource: &str) -> Option<Trouble> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(resource).cloned()
     }
 }
 
@@ -102,17 +104,25 @@ impl Troubles {
 #[derive(Default)]
 struct Read {
     models: Option<Vec<ModelObject>>,
+    /// What the models were read from, in the same order.
+    objects: Vec<Arc<DynamicObject>>,
     replicas: Option<BTreeMap<String, Replica>>,
 }
 
 impl Read {
-    fn models(&mut self, known: &watch::Receiver<Known<DynamicObject>>) {
-        let known = known.borrow().clone();
-        self.models = known.map(|all| all.values().map(|object| ModelObject::read(object)).collect());
-    }
-
-    fn replicas(&mut self, known: &watch::Receiver<Known<DynamicObject>>) {
-        self.replicas = known.borrow().as_ref().map(read_replicas);
+    /// Reads the models that have changed.
+    fn models(&mut self, known: Option<&BTreeMap<String, Arc<DynamicObject>>>) {
+        let before =
+            std::mem::take(&mut self.objects).into_iter().zip(self.models.take().unwrap_or_default());
+        let mut before: BTreeMap<String, _> = before.map(|read| (read.1.name.clone(), read)).collect();
+        self.objects = known.into_iter().flatten().map(|(_, object)| Arc::clone(object)).collect();
+        self.models = known.map(|all| {
+            let read = |(name, object): (&String, &Arc<DynamicObject>)| match before.remove(name) {
+                Some((same, model)) if Arc::ptr_eq(&same, object) => model,
+                _ => ModelObject::read(object),
+            };
+            all.iter().map(read).collect()
+        });
     }
 }
 
@@ -183,13 +193,17 @@ impl Agent {
                     ledger.end(&uid, status, outcome);
                 }
             }
+            if changed {
+                tokio::time::sleep(SETTLE).await;
+            }
             // Before what is known: a kind is told to be there again after its objects.
-            let is_missing = troubles.is_kind_missing(MODELS);
+            let trouble = troubles.of(MODELS);
+            let is_missing = trouble.as_ref().is_some_and(|trouble| trouble.kind_is_missing);
             changed |=
                 models.has_changed().is_ok_and(|new| new) || replicas.has_changed().is_ok_and(|new| new);
             if changed {
-                read.models(&models);
-                read.replicas(&replicas);
+                read.models(models.borrow_and_update().as_ref());
+                read.replicas = replicas.borrow_and_update().as_ref().map(read_replicas);
             }
             let (Some(models), Some(replicas)) = (&read.models, &read.replicas) else {
                 if memory.hear_of_the_kind(is_missing, &[]) {
@@ -205,6 +219,9 @@ impl Agent {
             if changed || learnt_at.is_none_or(|at| at.elapsed() >= LOOK_AGAIN) {
                 learnt_at = Some(Instant::now());
                 let news = memory.learn(models, replicas, (&self.defaults, Instant::now()));
+                if trouble.is_some() {
+                    memory.excuse_what_is_unknown();
+                }
                 let mut differs = memory.hear_of_the_kind(is_missing, models) || news.changed;
                 if memory.awaits_an_end(Instant::now()) && asked_at.is_none_or(|at| at.elapsed() >= ASK_AGAIN)
                 {

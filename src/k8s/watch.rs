@@ -198,6 +198,8 @@ where
         let mut dead = std::pin::pin!(dead);
         loop {
             let event = tokio::select! {
+                // What has been told was told in time, however late it is read.
+                biased;
                 event = events.next() => event,
                 () = &mut dead => return Err(WatchError::Dead),
             };

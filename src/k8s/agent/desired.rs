@@ -19,6 +19,9 @@ use crate::model::{Defaults, Desired, Purpose, Target, revision_of};
 
 /// A controller that has not spoken for so long is taken to be away.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A revision that was assigned and is not described for so long is told to be wrong: a watch of the models that has died in silence
+/// is noticed before.
+const UNKNOWN_FOR: Duration = Duration::from_mins(1);
 /// A model whose object is gone goes on for so long at least: where the definition is deleted, the apiserver deletes all objects
 /// first, and knows the kind for some seconds more.
 const GONE_FOR: Duration = Duration::from_secs(10);
@@ -186,6 +189,13 @@ impl Memory {
         changed
     }
 
+    /// Takes in that news of the models may be missing: what is not described may be on its way.
+    pub(super) fn excuse_what_is_unknown(&mut self) {
+        for known in self.models.values_mut() {
+            known.unknown_since = None;
+        }
+    }
+
     /// Whether models end as soon as it is certain that the cluster still knows their kind: a model whose object is gone goes on
     /// until its replica is gone too, when the controller has so decided, and a while after the last such change.
     pub(super) fn awaits_an_end(&self, now: Instant) -> bool {
@@ -238,7 +248,7 @@ impl Memory {
     /// Why what was assigned is not taken up, if that is so.
     pub(super) fn problem(&self, model: &str, now: Instant) -> Option<String> {
         let known = self.models.get(model)?;
-        let unknown = known.unknown_since.is_some_and(|since| now.duration_since(since) >= PATIENCE);
+        let unknown = known.unknown_since.is_some_and(|since| now.duration_since(since) >= UNKNOWN_FOR);
         let unknown = unknown.then(|| "a revision was assigned that its Model does not describe".to_owned());
         known.problem.clone().or(unknown)
     }
