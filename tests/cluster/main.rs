@@ -46,6 +46,7 @@ mod rollouts;
 mod room;
 mod scale;
 mod schema;
+mod thousand;
 mod tokens;
 mod traffic;
 mod verdict;

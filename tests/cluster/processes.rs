@@ -64,6 +64,13 @@ impl Process {
         }
     }
 
+    /// Memory that it has now, without what it shares with files.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
     /// Ends it at once and waits for that.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

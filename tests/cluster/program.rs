@@ -36,6 +36,11 @@ impl Program {
         self.process.exit_status()
     }
 
+    /// Memory that it has now.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.process.resident_bytes()
+    }
+
     /// SIGKILL: no last words, no cleaning up.
     pub(crate) fn kill(&mut self) {
         self.process.kill();

@@ -19,7 +19,8 @@ use crate::namespace::Namespace;
 use crate::plane::ControlPlane;
 use crate::spawn;
 
-fn number(variable: &str, default: usize) -> usize {
+/// How large a test is to be.
+pub(crate) fn number(variable: &str, default: usize) -> usize {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
 }
 
