@@ -1,10 +1,12 @@
 //! Which files make a model: the names under which exporters keep a graph, and what lies beside it.
 //!
-//! Pure but for [`graph_files`] and [`data_files`], which look at files. Paths are separated by `/`, in folders, repositories and
-//! addresses alike.
+//! Pure but for [`graph_files`], [`data_files`] and [`named_by_genai`], which look at files. Paths are separated by `/`, in
+//! folders, repositories and addresses alike.
 //!
 //! From: the file names of Hugging Face Optimum and of the ONNX Runtime GenAI model builder.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::{Component, Path};
 
 use serde_json::Value;
@@ -29,6 +31,9 @@ pub const GRAPH_CANDIDATES: [&str; 12] = [
 
 /// Says how a folder of ONNX Runtime GenAI is made up; its graph may have any name.
 pub(super) const GENAI_CONFIG: &str = "genai_config.json";
+
+/// The builder's files have a few thousand bytes. A larger one is not read to find the graph.
+const MOST_GENAI_BYTES: u64 = 1 << 20;
 
 /// What exporters append to the name of a graph for the file that holds its weights.
 const WEIGHT_SUFFIXES: [&str; 2] = ["_data", ".data"];
@@ -68,11 +73,30 @@ pub(super) fn graph_files(graph: &Path) -> GraphFiles {
     }
 }
 
+/// The file that the [`GENAI_CONFIG`] at `path` names as the decoder's graph; `None` when it names none or is not there.
+///
+/// # Errors
+/// It is too large, or the name is no path inside the folder; the text says what was looked for.
+pub(super) fn named_by_genai(path: &Path) -> Result<Option<String>, String> {
+    let mut config = Vec::new();
+    // A pipe of this name would never end.
+    if path.is_file()
+        && let Ok(file) = File::open(path)
+    {
+        // What cannot be read is refused with its error when the model is loaded.
+        drop(file.take(MOST_GENAI_BYTES + 1).read_to_end(&mut config));
+    }
+    if config.len() as u64 > MOST_GENAI_BYTES {
+        return Err(format!("what a {GENAI_CONFIG} of more than {MOST_GENAI_BYTES} bytes names"));
+    }
+    genai_graph(&config)
+}
+
 /// The file that the content of a [`GENAI_CONFIG`] names as the decoder's graph; `None` when it names none.
 ///
 /// # Errors
 /// The name is no path inside the folder.
-pub(super) fn genai_graph(config: &[u8]) -> Result<Option<String>, String> {
+fn genai_graph(config: &[u8]) -> Result<Option<String>, String> {
     // A file that is no JSON is refused with its error when the model is loaded.
     let config: Value = serde_json::from_slice(config).unwrap_or_default();
     let Some(name) = config["model"]["decoder"]["filename"].as_str().filter(|name| !name.is_empty()) else {

@@ -173,7 +173,7 @@ impl Store {
         progress: &Progress,
     ) -> Result<Option<Prepared>, PrepareError> {
         if let Some(digest) = wanted.digest
-            && let Some(prepared) = self.entry(place, digest, wanted.source).await?
+            && let Some(prepared) = self.entry(place, digest, wanted).await?
         {
             return Ok(Some(prepared));
         }
@@ -190,7 +190,7 @@ impl Store {
                 Ok(found) if found == recorded => {}
                 Ok(found) => return Err(changed(wanted, found, recorded)),
                 Err(error) if is_missing(&error) => {
-                    let prepared = self.entry(place, &recorded, wanted.source).await?;
+                    let prepared = self.entry(place, &recorded, wanted).await?;
                     if prepared.is_some() {
                         let source = wanted.source;
                         tracing::warn!(%source, digest = %recorded, "the source is gone: using its copy");
@@ -201,7 +201,7 @@ impl Store {
             }
         }
         progress.note("checking the copy in the cache");
-        let prepared = self.entry(place, &recorded, wanted.source).await?;
+        let prepared = self.entry(place, &recorded, wanted).await?;
         if prepared.is_some() && is_mutable(wanted.source) {
             self.tell_change(wanted.source, &record, key).await;
         }
@@ -240,7 +240,7 @@ impl Store {
         // From before it appears until the caller has it, nobody may prune it.
         let hold = place.hold(&digest, self.patience).await?;
         // A damaged one under the same digest would keep the new one out.
-        if self.entry(place, &digest, wanted.source).await?.is_none() {
+        if self.entry(place, &digest, wanted).await?.is_none() {
             let (area, shared) = (place.clone(), Arc::clone(&hold));
             blocking(move || {
                 let published = staged.publish(&area);
@@ -254,7 +254,7 @@ impl Store {
             let record = Record::new(wanted, &digest, gathered.version);
             record.write(&path).map_err(place.failed("write", &path))?;
         }
-        let prepared = self.entry(place, &digest, wanted.source).await?;
+        let prepared = self.entry(place, &digest, wanted).await?;
         drop(hold);
         // Damaged within moments of being written: the next attempt may do better.
         prepared.ok_or(PrepareError::Lost)
@@ -266,7 +266,7 @@ impl Store {
         &self,
         place: &Place,
         digest: &Digest,
-        source: &Source,
+        wanted: &Wanted<'_>,
     ) -> Result<Option<Prepared>, PrepareError> {
         let folder = place.model(digest);
         if !folder.is_dir() {
@@ -296,7 +296,7 @@ impl Store {
             return Err(PrepareError::Incomplete { wanted: TOKENIZER, place: folder.display().to_string() });
         }
         Ok(Some(Prepared {
-            graph: folder.join(graph_name(&manifest, source)?),
+            graph: folder.join(graph_name(&manifest, &folder, wanted).await?),
             tokenizer: folder.join(TOKENIZER),
             folder,
             digest: Some(digest.clone()),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::TOKENIZER_FILE;
 use super::error::{FetchError, storage};
 use super::partial::blocking;
-use crate::model::layout::{GENAI_CONFIG, GRAPH_CANDIDATES, genai_graph, is_graph};
+use crate::model::layout::{GENAI_CONFIG, GRAPH_CANDIDATES, is_graph, named_by_genai};
 
 /// A folder of thousands of files need not appear whole in a message.
 const LISTED_NAMES: usize = 20;
@@ -17,8 +17,7 @@ pub(super) async fn graph(path: &Path) -> Result<PathBuf, FetchError> {
     let given = path.to_owned();
     blocking(path, move || {
         if fs::metadata(&given).map_err(storage("open the model", &given))?.is_dir() {
-            let config = fs::read(given.join(GENAI_CONFIG)).unwrap_or_default();
-            return match genai_graph(&config) {
+            return match named_by_genai(&given.join(GENAI_CONFIG)) {
                 Ok(Some(name)) => first_of(&given, &[&given], &[&name], "graph named by genai_config.json"),
                 Ok(None) => first_of(&given, &[&given], &GRAPH_CANDIDATES, "ONNX graph"),
                 Err(named) => Err(not_found("ONNX graph", &given, named, listing(&given)?)),

@@ -21,14 +21,16 @@ use tracing::{debug, warn};
 use url::Url;
 
 use super::download::{RemoteFile, download};
-use super::error::{FetchError, storage};
+use super::error::FetchError;
 use super::http::{Http, MAXIMUM_REDIRECTS, error_code, redirect_target};
 use super::hub_cache::{HubCache, is_commit, is_etag};
 use super::partial::{Identity, blocking, is_file};
 use super::progress::Progress;
 use super::{FetchSettings, TOKENIZER_COMPANIONS, TOKENIZER_FILE, has_extension, tokenizer_folders};
 use crate::model::hexadecimal::is_sha256;
-use crate::model::layout::{GENAI_CONFIG, GRAPH_CANDIDATES, companions, data_files, genai_graph, is_graph};
+use crate::model::layout::{
+    GENAI_CONFIG, GRAPH_CANDIDATES, companions, data_files, is_graph, named_by_genai,
+};
 use crate::model::spec::{HubSource, without_query};
 
 /// One fetch from one repository.
@@ -103,12 +105,14 @@ impl<'a> Snapshot<'a> {
 
     /// Where the graph of a folder may be: at the place that its `genai_config.json` names, or at the usual ones.
     async fn graphs_in(&mut self, folder: &str) -> Result<Vec<String>, FetchError> {
-        let mut config = Vec::new();
-        if let Some(found) = self.look(&inside(folder, GENAI_CONFIG)).await? {
-            let file = self.obtain(found).await?;
-            config = tokio::fs::read(&file).await.map_err(storage("read", &file))?;
-        }
-        match genai_graph(&config) {
+        let named = match self.look(&inside(folder, GENAI_CONFIG)).await? {
+            Some(found) => {
+                let file = self.obtain(found).await?;
+                blocking(&file.clone(), move || Ok(named_by_genai(&file))).await?
+            }
+            None => Ok(None),
+        };
+        match named {
             Ok(Some(name)) => Ok(vec![inside(folder, &name)]),
             Ok(None) => Ok(GRAPH_CANDIDATES.map(|name| inside(folder, name)).to_vec()),
             Err(looked_for) => Err(FetchError::NotFound {

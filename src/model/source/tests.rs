@@ -6,7 +6,7 @@ mod hub;
 mod hub_offline;
 mod oci;
 mod paths;
-mod registry;
+pub(in crate::model) mod registry;
 mod safety;
 #[path = "../../../tests/fixtures/tricky_server.rs"]
 pub(in crate::model) mod server;

@@ -13,9 +13,9 @@ use super::error::PrepareError;
 use super::{Wanted, blocking};
 use crate::engine::ort::GraphFiles;
 use crate::engine::ort::inspect::external_files;
-use crate::model::layout::graph_files;
+use crate::model::layout::{GENAI_CONFIG, GRAPH_CANDIDATES, graph_files, named_by_genai};
 use crate::model::manifest::{self, Digest, MANIFEST_FILE, Manifest, ManifestError};
-use crate::model::source::{Fetcher, Progress, TOKENIZER_COMPANIONS, Version, Wish};
+use crate::model::source::{FetchError, Fetcher, Progress, TOKENIZER_COMPANIONS, Version, Wish};
 use crate::model::spec::Source;
 
 /// The name of the tokenizer among a model's files.
@@ -62,7 +62,7 @@ pub(super) async fn gather(
     let wish = Wish { digest: digest.filter(|_| tokenizer.is_none()), limit_bytes: Some(limit_bytes) };
     let listed = fetcher.listed_files(source, wish, progress).await?;
     let (graph, mut version) = if let Some(listed) = &listed {
-        let graph = listed.folder.join(graph_name(&listed.manifest, source)?);
+        let graph = listed.folder.join(graph_name(&listed.manifest, &listed.folder, wanted).await?);
         (graph, Some(Version { name: listed.digest.to_string(), path: None }))
     } else {
         let graph = fetcher.model_files(source, progress).await?.graph;
@@ -129,9 +129,14 @@ pub(super) fn is_mutable(source: &Source) -> bool {
     }
 }
 
-/// The graph among the files of a manifest: the one that the source names, else one of the usual name, else
-/// the only one.
-pub(super) fn graph_name(manifest: &Manifest, source: &Source) -> Result<String, PrepareError> {
+/// The graph among the files of a manifest, which lie in `folder`: the one that the source names, else what
+/// `genai_config.json` names and no other, else one of the usual name, else the only one.
+pub(super) async fn graph_name(
+    manifest: &Manifest,
+    folder: &Path,
+    wanted: &Wanted<'_>,
+) -> Result<String, PrepareError> {
+    let source = wanted.source;
     let path = match source {
         Source::Path(path) => path.to_string_lossy().into_owned(),
         Source::Hub(hub) => hub.path().unwrap_or_default().to_owned(),
@@ -140,12 +145,43 @@ pub(super) fn graph_name(manifest: &Manifest, source: &Source) -> Result<String,
     };
     let named = path.rsplit('/').next().unwrap_or_default();
     let is_graph = |name: &str| Path::new(name).extension().is_some_and(|extension| extension == "onnx");
-    let usual = crate::model::source::GRAPH_CANDIDATES.iter().copied().filter(|name| !name.contains('/'));
-    let mut candidates = std::iter::once(named).filter(|name| is_graph(name)).chain(usual);
-    let found = candidates.find(|name| manifest.file(name).is_some()).map(str::to_owned);
+    if is_graph(named) && manifest.file(named).is_some() {
+        return Ok(named.to_owned());
+    }
+    if let Some(name) = genai_name(manifest, folder, wanted).await? {
+        return Ok(name);
+    }
+    let mut usual = GRAPH_CANDIDATES.iter().copied().filter(|name| !name.contains('/'));
+    let found = usual.find(|name| manifest.file(name).is_some()).map(str::to_owned);
     let mut graphs = manifest.files().iter().map(|file| &file.name).filter(|name| is_graph(name));
     let only = graphs.next().filter(|_| graphs.next().is_none()).cloned();
     found.or(only).ok_or_else(|| PrepareError::Incomplete { wanted: "model.onnx", place: source.to_string() })
+}
+
+/// The file of a manifest that its `genai_config.json` names, by its flat name.
+async fn genai_name(
+    manifest: &Manifest,
+    folder: &Path,
+    wanted: &Wanted<'_>,
+) -> Result<Option<String>, PrepareError> {
+    if manifest.file(GENAI_CONFIG).is_none() {
+        return Ok(None);
+    }
+    let missing = |what, looked_for| {
+        let names: Vec<&str> = manifest.files().iter().map(|file| file.name.as_str()).collect();
+        let (place, found) = (wanted.source.to_string(), names.join(", "));
+        PrepareError::Fetch(FetchError::NotFound { wanted: what, place, looked_for, found })
+    };
+    let config = folder.join(GENAI_CONFIG);
+    let named = blocking(move || Ok(named_by_genai(&config))).await?;
+    let Some(path) = named.map_err(|named| missing("ONNX graph", named))? else { return Ok(None) };
+    let name = path.rsplit('/').next().unwrap_or_default();
+    match manifest.file(name) {
+        Some(file) => Ok(Some(file.name.clone())),
+        // It may be that of a separate tokenizer, which names a graph of its own folder.
+        None if wanted.tokenizer.is_some() => Ok(None),
+        None => Err(missing("graph named by genai_config.json", path)),
+    }
 }
 
 /// The manifest beside a graph; without one, that of the whole folder if it has the digest that is wanted, as

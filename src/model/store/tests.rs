@@ -1,6 +1,7 @@
 //! The store against folders, servers that misbehave, damage, and other processes (which are other stores on
 //! the same folder: locks do not tell them apart).
 
+mod graphs;
 mod locks;
 mod paths;
 mod remote;

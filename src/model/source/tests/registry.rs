@@ -16,9 +16,9 @@ use crate::model::hexadecimal::hexadecimal;
 /// What requests must carry.
 const TOKEN: &str = "Bearer of-the-test";
 
-pub(super) struct Registry {
+pub(in crate::model) struct Registry {
     /// `127.0.0.1:port`.
-    pub(super) host: String,
+    pub(in crate::model) host: String,
     state: Arc<Content>,
     _task: tokio::task::JoinSet<()>,
 }
@@ -37,18 +37,18 @@ struct Content {
 
 /// A request as it came in.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) path: String,
-    pub(super) range: Option<String>,
-    pub(super) authorized: bool,
+pub(in crate::model) struct Seen {
+    pub(in crate::model) path: String,
+    pub(in crate::model) range: Option<String>,
+    pub(in crate::model) authorized: bool,
 }
 
-pub(super) fn sha256(bytes: &[u8]) -> String {
+pub(in crate::model) fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", hexadecimal(&Sha256::digest(bytes)))
 }
 
 impl Registry {
-    pub(super) async fn start() -> Self {
+    pub(in crate::model) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let state = Arc::new(Content::default());
@@ -60,7 +60,7 @@ impl Registry {
     }
 
     /// Stores a blob and describes it as a layer of this name.
-    pub(super) fn layer(&self, title: &str, body: &[u8]) -> Value {
+    pub(in crate::model) fn layer(&self, title: &str, body: &[u8]) -> Value {
         let digest = sha256(body);
         self.put(&format!("/v2/a/b/blobs/{digest}"), "application/octet-stream", body);
         json!({
@@ -70,7 +70,7 @@ impl Registry {
     }
 
     /// Stores a manifest or index under a tag and its digest, which is returned.
-    pub(super) fn tag(&self, tag: &str, document: &Value) -> String {
+    pub(in crate::model) fn tag(&self, tag: &str, document: &Value) -> String {
         let bytes = document.to_string().into_bytes();
         let digest = sha256(&bytes);
         for reference in [tag, &digest] {
@@ -80,20 +80,20 @@ impl Registry {
         digest
     }
 
-    pub(super) fn put(&self, path: &str, kind: &str, body: &[u8]) {
+    pub(in crate::model) fn put(&self, path: &str, kind: &str, body: &[u8]) {
         self.state.pages.lock().unwrap().insert(path.to_owned(), (kind.to_owned(), body.to_vec()));
     }
 
     /// Blobs are elsewhere from now on.
-    pub(super) fn redirect_blobs(&self, to: &str) {
+    pub(in crate::model) fn redirect_blobs(&self, to: &str) {
         *self.state.elsewhere.lock().unwrap() = Some(to.to_owned());
     }
 
-    pub(super) fn cut_next_blob(&self, after: usize) {
+    pub(in crate::model) fn cut_next_blob(&self, after: usize) {
         *self.state.cut.lock().unwrap() = Some(after);
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
+    pub(in crate::model) fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().unwrap().clone()
     }
 }
