@@ -52,7 +52,7 @@ pub(super) fn is_graph(path: &str) -> bool {
 
 /// Files that may lie beside a graph and belong to it: its weights, the other graph of a pair, and that one's weights.
 pub(super) fn companions(graph: &str) -> Vec<String> {
-    let other = with_past_name(graph);
+    let other = with_past_name(graph).or_else(|| prompts_name(graph));
     let graphs = std::iter::once(graph.to_owned()).chain(other.clone());
     let weights = graphs.flat_map(|graph| WEIGHT_SUFFIXES.map(|suffix| format!("{graph}{suffix}")));
     weights.chain(other.clone()).collect()
@@ -66,8 +66,7 @@ pub(super) fn graph_files(graph: &Path) -> GraphFiles {
     if let Some(with_past) = beside(with_past_name(name)) {
         return GraphFiles { graph: graph.to_owned(), with_past: Some(with_past) };
     }
-    let prompts = name.strip_prefix(WITH_PAST).map(|rest| format!("{PROMPTS}{rest}"));
-    match beside(prompts) {
+    match beside(prompts_name(name)) {
         Some(prompts) => GraphFiles { graph: prompts, with_past: Some(graph.to_owned()) },
         None => GraphFiles { graph: graph.to_owned(), with_past: None },
     }
@@ -123,9 +122,21 @@ fn is_inside(name: &str) -> bool {
 
 /// The graph that takes the cache which the one at `graph` returns.
 fn with_past_name(graph: &str) -> Option<String> {
-    let (folder, name) = graph.rfind('/').map_or(("", graph), |slash| graph.split_at(slash + 1));
+    let (folder, name) = split(graph);
     let rest = name.strip_prefix(PROMPTS).filter(|_| !name.starts_with(MERGED))?;
     Some(format!("{folder}{WITH_PAST}{rest}"))
+}
+
+/// The graph that returns the cache which the one at `graph` takes.
+fn prompts_name(graph: &str) -> Option<String> {
+    let (folder, name) = split(graph);
+    let prompts = format!("{folder}{PROMPTS}{}", name.strip_prefix(WITH_PAST)?);
+    with_past_name(&prompts).map(|_| prompts)
+}
+
+/// The folder of a path, empty or with its `/`, and the name in it.
+fn split(path: &str) -> (&str, &str) {
+    path.rfind('/').map_or(("", path), |slash| path.split_at(slash + 1))
 }
 
 #[cfg(test)]
@@ -145,7 +156,19 @@ mod tests {
                 "onnx/decoder_with_past_model.onnx",
             ]
         );
-        assert_eq!(companions("decoder_model_merged.onnx").len(), 2);
+        assert_eq!(
+            companions("onnx/decoder_with_past_model.onnx"),
+            [
+                "onnx/decoder_with_past_model.onnx_data",
+                "onnx/decoder_with_past_model.onnx.data",
+                "onnx/decoder_model.onnx_data",
+                "onnx/decoder_model.onnx.data",
+                "onnx/decoder_model.onnx",
+            ]
+        );
+        for alone in ["decoder_model_merged.onnx", "decoder_with_past_model_merged.onnx", "model.onnx"] {
+            assert_eq!(companions(alone).len(), 2, "{alone}");
+        }
         assert_eq!(
             with_past_name("decoder_model_int8.ort").as_deref(),
             Some("decoder_with_past_model_int8.ort")

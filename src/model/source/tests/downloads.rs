@@ -67,14 +67,20 @@ async fn weights_beside_the_graph_come_with_it() {
 }
 
 #[tokio::test]
-async fn the_other_graph_of_a_pair_comes_with_the_first() {
-    let (server, place, _) = setup([]).await;
-    for name in ["decoder_model.onnx", "decoder_with_past_model.onnx", "decoder_with_past_model.onnx_data"] {
+async fn the_other_graph_of_a_pair_comes_with_the_one_that_was_asked_for() {
+    let (server, _, _) = setup([]).await;
+    let pair = ["decoder_model", "decoder_with_past_model"];
+    let names = pair.iter().flat_map(|name| [format!("{name}.onnx"), format!("{name}.onnx_data")]);
+    for name in names.clone() {
         server.put(&format!("/m/{name}"), Page::file(name.as_bytes(), "v"));
     }
-    let graph = place.graph(&server.url("/m/decoder_model.onnx")).await.unwrap();
-    for name in ["decoder_model.onnx", "decoder_with_past_model.onnx", "decoder_with_past_model.onnx_data"] {
-        assert_eq!(read(&graph.with_file_name(name)), name.as_bytes());
+    for asked in pair {
+        let place = Place::without_hub();
+        let graph = place.graph(&server.url(&format!("/m/{asked}.onnx"))).await.unwrap();
+        assert_eq!(graph.file_stem().unwrap(), asked);
+        for name in names.clone() {
+            assert_eq!(read(&graph.with_file_name(&name)), name.as_bytes(), "{asked}");
+        }
     }
 }
 

@@ -47,7 +47,6 @@ async fn a_repository_is_searched_for_its_graph_and_weights() {
 #[tokio::test]
 async fn both_graphs_of_a_pair_come_with_their_weights() {
     let (hub, store) = (Server::start().await, Server::start().await);
-    let place = Place::new(&hub.address);
     let pair = [
         "onnx/decoder_model.onnx",
         "onnx/decoder_model.onnx_data",
@@ -57,11 +56,14 @@ async fn both_graphs_of_a_pair_come_with_their_weights() {
     for (number, path) in pair.iter().enumerate() {
         hub.put_large(COMMIT, path, &bytes(1000, number as u8), &store);
     }
-    let graph = place.graph("hf://o/r").await.unwrap();
-    assert!(graph.ends_with(pair[0]), "{}", graph.display());
-    for (number, path) in pair.iter().enumerate() {
-        let name = path.rsplit('/').next().unwrap();
-        assert_eq!(read(&graph.with_file_name(name)), bytes(1000, number as u8), "{path}");
+    for (source, found) in [("hf://o/r", pair[0]), ("hf://o/r/onnx/decoder_with_past_model.onnx", pair[2])] {
+        let place = Place::new(&hub.address);
+        let graph = place.graph(source).await.unwrap();
+        assert!(graph.ends_with(found), "{}", graph.display());
+        for (number, path) in pair.iter().enumerate() {
+            let name = path.rsplit('/').next().unwrap();
+            assert_eq!(read(&graph.with_file_name(name)), bytes(1000, number as u8), "{source}: {path}");
+        }
     }
 }
 

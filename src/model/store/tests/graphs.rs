@@ -69,6 +69,27 @@ async fn the_graph_that_genai_names_goes_before_one_of_the_usual_name() {
 }
 
 #[tokio::test]
+async fn a_source_that_names_the_second_graph_of_a_pair_brings_the_first() {
+    let (hub, store) = (Server::start().await, Server::start().await);
+    let names = ["decoder_model.onnx", "decoder_with_past_model.onnx", "tokenizer.json", "w"];
+    for name in names {
+        let body = if name == "w" { vec![7; 9] } else { graph(&["w"]) };
+        hub.put(&format!("/m/{name}"), Page::file(&body, "v"));
+        hub.put_large(COMMIT, name, &body, &store);
+    }
+    let bench = Bench::with_hub(&hub.address);
+    for source in
+        [hub.url("/m/decoder_with_past_model.onnx"), "hf://o/r/decoder_with_past_model.onnx".to_owned()]
+    {
+        let prepared = bench.prepare(&source).await.unwrap();
+        assert_eq!(prepared.graph.file_name().unwrap(), "decoder_with_past_model.onnx");
+        for name in names {
+            assert!(prepared.folder.join(name).is_file(), "{source}: {name}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_graph_that_a_source_names_goes_before_the_one_that_genai_names() {
     let files = folder(&[
         ("model.onnx", &graph(&[])),
