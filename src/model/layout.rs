@@ -5,6 +5,7 @@
 //!
 //! From: the file names of Hugging Face Optimum and of the ONNX Runtime GenAI model builder.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path};
@@ -48,6 +49,16 @@ const MERGED: &str = "decoder_model_merged";
 /// Whether a path names a graph and not a folder.
 pub(super) fn is_graph(path: &str) -> bool {
     Path::new(path).extension().is_some_and(|extension| extension == "onnx" || extension == "ort")
+}
+
+/// The only graph among the names in a folder: its name tells nothing, and need not. A pair counts as one, by its graph for
+/// prompts; hidden files count as none.
+pub(super) fn only_graph<'a>(names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let graphs: BTreeSet<&str> =
+        names.into_iter().filter(|name| is_graph(name) && !name.starts_with('.')).collect();
+    let is_second = |name: &str| prompts_name(name).is_some_and(|prompts| graphs.contains(prompts.as_str()));
+    let mut firsts = graphs.iter().filter(|name| !is_second(name));
+    firsts.next().filter(|_| firsts.next().is_none()).copied()
 }
 
 /// Files that may lie beside a graph and belong to it: its weights, the other graph of a pair, and that one's weights.
@@ -173,6 +184,17 @@ mod tests {
             with_past_name("decoder_model_int8.ort").as_deref(),
             Some("decoder_with_past_model_int8.ort")
         );
+    }
+
+    #[test]
+    fn one_graph_or_one_pair_of_any_name_is_found() {
+        assert_eq!(only_graph(["config.json", "gpt2.ort", "gpt2.ort.data"]), Some("gpt2.ort"));
+        let pair = ["decoder_with_past_model_int8.onnx", "decoder_model_int8.onnx"];
+        assert_eq!(only_graph(pair), Some(pair[1]));
+        assert_eq!(only_graph([pair[0], "._gpt2.onnx"]), Some(pair[0]));
+        assert_eq!(only_graph(["a.onnx", "b.onnx"]), None);
+        assert_eq!(only_graph([pair[0], pair[1], "a.ort"]), None);
+        assert_eq!(only_graph(["onnx", "model.bin"]), None);
     }
 
     #[test]

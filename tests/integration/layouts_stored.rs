@@ -9,7 +9,7 @@ use crate::layouts::{copy_of, in_ort_format};
 use crate::tricky_server::{Page, Server};
 
 const PROMPT: &str = "Once upon a time";
-const LAYOUTS: [&str; 17] = [
+const LAYOUTS: [&str; 18] = [
     "gpt2",
     "gpt2-merged",
     "gpt2-no-cache",
@@ -27,9 +27,12 @@ const LAYOUTS: [&str; 17] = [
     "layouts/int32",
     "layouts/operator",
     IN_ORT_FORMAT,
+    GENAI_AND_ANOTHER,
 ];
-/// Made here, from `llama`.
-const IN_ORT_FORMAT: &str = "model.ort";
+/// Made here, from `llama`: a name that says nothing.
+const IN_ORT_FORMAT: &str = "llama.ort";
+/// A folder of GenAI that also holds a graph of the usual name.
+const GENAI_AND_ANOTHER: &str = "genai and model.onnx";
 
 /// The tokens of a list entry's model once it serves.
 async fn served(source: &str) -> Vec<u64> {
@@ -51,7 +54,16 @@ async fn served(source: &str) -> Vec<u64> {
 async fn every_layout_goes_through_pack_and_store_and_trial_into_service() {
     for name in LAYOUTS {
         let folder = match name {
-            IN_ORT_FORMAT => in_ort_format("llama"),
+            IN_ORT_FORMAT => {
+                let folder = in_ort_format("llama");
+                std::fs::rename(folder.path().join("model.ort"), folder.path().join(name)).unwrap();
+                folder
+            }
+            GENAI_AND_ANOTHER => {
+                let folder = copy_of("layouts/genai", |_| false);
+                std::fs::write(folder.path().join("model.onnx"), b"not this one").unwrap();
+                folder
+            }
             name => copy_of(name, |_| false),
         };
         let in_place = folder.path().to_str().unwrap();

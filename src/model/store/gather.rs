@@ -13,7 +13,9 @@ use super::error::PrepareError;
 use super::{Wanted, blocking};
 use crate::engine::ort::GraphFiles;
 use crate::engine::ort::inspect::external_files;
-use crate::model::layout::{GENAI_CONFIG, GRAPH_CANDIDATES, graph_files, named_by_genai};
+use crate::model::layout::{
+    GENAI_CONFIG, GRAPH_CANDIDATES, graph_files, is_graph, named_by_genai, only_graph,
+};
 use crate::model::manifest::{self, Digest, MANIFEST_FILE, Manifest, ManifestError};
 use crate::model::source::{FetchError, Fetcher, Progress, TOKENIZER_COMPANIONS, Version, Wish};
 use crate::model::spec::Source;
@@ -144,7 +146,6 @@ pub(super) async fn graph_name(
         Source::Oci(_) => String::new(),
     };
     let named = path.rsplit('/').next().unwrap_or_default();
-    let is_graph = |name: &str| Path::new(name).extension().is_some_and(|extension| extension == "onnx");
     if is_graph(named) && manifest.file(named).is_some() {
         return Ok(named.to_owned());
     }
@@ -152,10 +153,10 @@ pub(super) async fn graph_name(
         return Ok(name);
     }
     let mut usual = GRAPH_CANDIDATES.iter().copied().filter(|name| !name.contains('/'));
-    let found = usual.find(|name| manifest.file(name).is_some()).map(str::to_owned);
-    let mut graphs = manifest.files().iter().map(|file| &file.name).filter(|name| is_graph(name));
-    let only = graphs.next().filter(|_| graphs.next().is_none()).cloned();
-    found.or(only).ok_or_else(|| PrepareError::Incomplete { wanted: "model.onnx", place: source.to_string() })
+    let found = usual.find(|name| manifest.file(name).is_some());
+    let all = manifest.files().iter().map(|file| file.name.as_str());
+    let missing = || PrepareError::Incomplete { wanted: "model.onnx", place: source.to_string() };
+    found.or_else(|| only_graph(all)).map(str::to_owned).ok_or_else(missing)
 }
 
 /// The file of a manifest that its `genai_config.json` names, by its flat name.

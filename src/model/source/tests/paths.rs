@@ -40,6 +40,22 @@ async fn a_graph_can_be_named_itself() {
 }
 
 #[tokio::test]
+async fn a_lone_graph_of_any_name_is_found_and_of_two_it_is_said_which() {
+    let place = Place::without_hub();
+    let folder = place.folder.path();
+    let source = folder.to_str().unwrap();
+    fs::create_dir(folder.join("folder.onnx")).unwrap();
+    place.graph(source).await.unwrap_err();
+    for name in ["gpt2.ort", "._gpt2.onnx"] {
+        fs::write(folder.join(name), b"x").unwrap();
+    }
+    assert_eq!(place.graph(source).await.unwrap(), folder.join("gpt2.ort"));
+    fs::write(folder.join("gpt3.onnx"), b"x").unwrap();
+    let text = place.graph(source).await.unwrap_err().to_string();
+    assert!(text.contains("gpt2.ort, gpt3.onnx"), "{text}");
+}
+
+#[tokio::test]
 async fn a_folder_without_graph_says_what_was_looked_for_and_what_is_there() {
     let place = Place::without_hub();
     fs::write(place.folder.path().join("weights.gguf"), b"x").unwrap();

@@ -69,6 +69,20 @@ async fn the_graph_that_genai_names_goes_before_one_of_the_usual_name() {
 }
 
 #[tokio::test]
+async fn a_lone_graph_of_any_name_is_found() {
+    // The head of a file in ONNX Runtime's own format.
+    let ort = [&[8, 0, 0, 0][..], b"ORTM", &[0; 8]].concat();
+    for (name, body) in [("gpt2.ort", ort), ("gpt2.onnx", graph(&[]))] {
+        let files = folder(&[(name, &body), ("config.json", b"{}")]);
+        assert_eq!(chosen(files.path()).await, [name; 8]);
+    }
+    let pair = ["decoder_model_int8.onnx", "decoder_with_past_model_int8.onnx"];
+    let files =
+        folder(&pair.map(|name| (name, graph(&[]))).each_ref().map(|(name, body)| (*name, body.as_slice())));
+    assert_eq!(chosen(files.path()).await, [pair[0]; 8]);
+}
+
+#[tokio::test]
 async fn a_source_that_names_the_second_graph_of_a_pair_brings_the_first() {
     let (hub, store) = (Server::start().await, Server::start().await);
     let names = ["decoder_model.onnx", "decoder_with_past_model.onnx", "tokenizer.json", "w"];
