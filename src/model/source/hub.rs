@@ -11,12 +11,14 @@
 //! cannot be reached at the first question, the whole fetch is served from the cache. Files that need not exist come
 //! before the one that was asked for, and the ref is written last: what the cache offers offline is a whole set.
 //!
-//! From: `file_download.py` of the `huggingface_hub` package (cache layout, headers).
+//! From: `file_download.py` of the `huggingface_hub` package (cache layout, headers), and `list_repo_tree` of its
+//! `hf_api.py`.
 
 use std::path::{Path, PathBuf};
 
-use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap};
+use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap, LINK};
 use reqwest::{Method, Response, StatusCode};
+use serde::Deserialize;
 use tracing::{debug, warn};
 use url::Url;
 
@@ -29,9 +31,12 @@ use super::progress::Progress;
 use super::{FetchSettings, TOKENIZER_COMPANIONS, TOKENIZER_FILE, has_extension, tokenizer_folders};
 use crate::model::hexadecimal::is_sha256;
 use crate::model::layout::{
-    GENAI_CONFIG, GRAPH_CANDIDATES, companions, data_files, is_graph, named_by_genai,
+    GENAI_CONFIG, GRAPH_CANDIDATES, companions, data_files, is_graph, named_by_genai, only_graph,
 };
 use crate::model::spec::{HubSource, without_query};
+
+/// A page of a listing: a thousand files at most, some hundred bytes for each.
+const MOST_LISTING_BYTES: u64 = 1 << 20;
 
 /// One fetch from one repository.
 pub(super) struct Snapshot<'a> {
@@ -52,6 +57,15 @@ pub(super) struct Snapshot<'a> {
 enum Found {
     Cached(PathBuf),
     Remote(String, Metadata),
+}
+
+/// A file or folder in a listing of the hub.
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(rename = "type")]
+    kind: String,
+    /// From the root of the repository.
+    path: String,
 }
 
 /// What the hub tells about a file before its bytes.
@@ -77,11 +91,10 @@ impl<'a> Snapshot<'a> {
 
     /// The graph at `path` (a file, a folder, or the whole repository), with what belongs to it beside it.
     pub(super) async fn graph(mut self, path: Option<&str>) -> Result<PathBuf, FetchError> {
-        let candidates = match path {
-            Some(file) if is_graph(file) => vec![file.to_owned()],
-            folder => self.graphs_in(folder.unwrap_or_default()).await?,
+        let (graph, found) = match path {
+            Some(file) if is_graph(file) => self.first_of(vec![file.to_owned()], "ONNX graph").await?,
+            folder => self.graph_in(folder.unwrap_or_default()).await?,
         };
-        let (graph, found) = self.first_of(candidates, "ONNX graph").await?;
         for name in companions(&graph) {
             if let Some(found) = self.look(&name).await? {
                 if is_graph(&name) {
@@ -103,8 +116,8 @@ impl<'a> Snapshot<'a> {
         Ok(())
     }
 
-    /// Where the graph of a folder may be: at the place that its `genai_config.json` names, or at the usual ones.
-    async fn graphs_in(&mut self, folder: &str) -> Result<Vec<String>, FetchError> {
+    /// The graph of a folder: at the place that its `genai_config.json` names, or at a usual one, or its only one.
+    async fn graph_in(&mut self, folder: &str) -> Result<(String, Found), FetchError> {
         let named = match self.look(&inside(folder, GENAI_CONFIG)).await? {
             Some(found) => {
                 let file = self.obtain(found).await?;
@@ -112,16 +125,43 @@ impl<'a> Snapshot<'a> {
             }
             None => Ok(None),
         };
-        match named {
-            Ok(Some(name)) => Ok(vec![inside(folder, &name)]),
-            Ok(None) => Ok(GRAPH_CANDIDATES.map(|name| inside(folder, name)).to_vec()),
-            Err(looked_for) => Err(FetchError::NotFound {
-                wanted: "ONNX graph",
-                place: self.source.to_string(),
-                looked_for,
-                found: "no other name in it".to_owned(),
-            }),
+        let candidates = match named {
+            Ok(Some(name)) => return self.first_of(vec![inside(folder, &name)], "ONNX graph").await,
+            Ok(None) => GRAPH_CANDIDATES.map(|name| inside(folder, name)),
+            Err(looked_for) => {
+                let (wanted, place) = ("ONNX graph", self.source.to_string());
+                let found = "no other name in it".to_owned();
+                return Err(FetchError::NotFound { wanted, place, looked_for, found });
+            }
+        };
+        if let Some(found) = self.find(&candidates).await? {
+            return Ok(found);
         }
+        let all = self.names_in(folder).await?;
+        let only = only_graph(all.iter().map(String::as_str)).map(|name| inside(folder, name));
+        let found = self.find(only.as_slice()).await?;
+        found.ok_or_else(|| self.missing(&candidates, "ONNX graph"))
+    }
+
+    /// The names of the files in a folder of the repository; none where the hub lists no folders, or too many files.
+    async fn names_in(&self, folder: &str) -> Result<Vec<String>, FetchError> {
+        if self.unreachable.is_some() {
+            let Some(commit) = &self.commit else { return Ok(Vec::new()) };
+            return self.cache.names_in(commit, folder).await;
+        }
+        let url = self.listing_url(folder);
+        let response = match self.http.check_status(self.http.get(&url, &HeaderMap::new()).await?) {
+            Err(error) if error.is_permanent() => return Ok(Vec::new()),
+            response => response?,
+        };
+        // Of the first page alone nobody can tell which graph is the only one.
+        if response.headers().contains_key(LINK) {
+            return Ok(Vec::new());
+        }
+        let body = self.http.read(response, MOST_LISTING_BYTES).await?;
+        let entries: Vec<Entry> = serde_json::from_slice(&body).unwrap_or_default();
+        let files = entries.into_iter().filter(|entry| entry.kind == "file");
+        Ok(files.map(|file| split(&file.path).1.to_owned()).collect())
     }
 
     /// The tokenizer at `path` if that names a `.json` file, else the one of the folder or graph at `path`, with its
@@ -167,18 +207,28 @@ impl<'a> Snapshot<'a> {
         candidates: Vec<String>,
         wanted: &'static str,
     ) -> Result<(String, Found), FetchError> {
-        for path in &candidates {
+        let found = self.find(&candidates).await?;
+        found.ok_or_else(|| self.missing(&candidates, wanted))
+    }
+
+    async fn find(&mut self, candidates: &[String]) -> Result<Option<(String, Found)>, FetchError> {
+        for path in candidates {
             if let Some(found) = self.look(path).await? {
-                return Ok((path.clone(), found));
+                return Ok(Some((path.clone(), found)));
             }
         }
+        Ok(None)
+    }
+
+    /// Why none of `candidates` was found.
+    fn missing(&mut self, candidates: &[String], wanted: &'static str) -> FetchError {
         // Not in the cache, and the hub could not be asked.
         if let Some(error) = self.unreachable.take() {
-            return Err(error);
+            return error;
         }
         let (place, looked_for) = (self.source.to_string(), candidates.join(", "));
         let found = format!("none of them on {}", without_query(self.endpoint));
-        Err(FetchError::NotFound { wanted, place, looked_for, found })
+        FetchError::NotFound { wanted, place, looked_for, found }
     }
 
     async fn optional(&mut self, path: &str) -> Result<(), FetchError> {
@@ -303,6 +353,20 @@ impl<'a> Snapshot<'a> {
             .push("resolve")
             .push(revision)
             .extend(path.split('/'));
+        url
+    }
+
+    /// Where the hub lists a folder.
+    fn listing_url(&self, folder: &str) -> Url {
+        let mut url = self.endpoint.clone();
+        url.path_segments_mut()
+            .expect("an http address has a path")
+            .pop_if_empty()
+            .extend(["api", "models"])
+            .extend(self.source.repository().split('/'))
+            .push("tree")
+            .push(self.commit.as_deref().unwrap_or(self.source.revision()))
+            .extend(folder.split('/').filter(|part| !part.is_empty()));
         url
     }
 }

@@ -23,6 +23,17 @@ impl HubCache {
         self.0.join("snapshots").join(commit).join(path)
     }
 
+    /// The names of the files that are here of a folder of a commit.
+    pub(super) async fn names_in(&self, commit: &str, folder: &str) -> Result<Vec<String>, FetchError> {
+        let folder = self.pointer(commit, folder);
+        blocking(&folder.clone(), move || {
+            let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+            let files = entries.filter(|entry| entry.path().is_file());
+            Ok(files.filter_map(|entry| entry.file_name().into_string().ok()).collect())
+        })
+        .await
+    }
+
     /// The commit and the path in the repository of what [`Self::pointer`] gave.
     pub(super) fn parts<'a>(&self, pointer: &'a Path) -> Option<(&'a str, &'a str)> {
         pointer.strip_prefix(self.0.join("snapshots")).ok()?.to_str()?.split_once('/')

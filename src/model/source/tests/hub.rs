@@ -1,5 +1,7 @@
 //! The hub while it can be reached: layout of the cache, checks, what is asked for.
 
+use serde_json::json;
+
 use super::server::{Page, Server, Trick};
 use super::{FetchError, Place, TOKEN, bytes, read};
 
@@ -103,6 +105,45 @@ async fn a_repository_of_genai_is_searched_for_the_graph_that_it_names() {
     hub.put_small(COMMIT, "evil/genai_config.json", config);
     let message = place.graph("hf://o/r/evil").await.unwrap_err().to_string();
     assert!(message.contains("../../phi.onnx (named by genai_config.json)"), "{message}");
+}
+
+#[tokio::test]
+async fn a_lone_graph_of_any_name_is_found_by_the_list_of_its_folder_and_later_without_the_hub() {
+    let (hub, store) = (Server::start().await, Server::start().await);
+    let place = Place::new(&hub.address);
+    let list = |folder: &str, names: &[&str]| {
+        let entry =
+            |(kind, name): (&str, &str)| json!({"type": kind, "path": format!("{folder}{name}"), "size": 1});
+        let files = names.iter().map(|name| entry(("file", name)));
+        let entries: Vec<_> = files.chain([entry(("directory", "other.onnx"))]).collect();
+        let body = serde_json::Value::from(entries).to_string().into_bytes();
+        let path = format!("/api/models/o/r/tree/main/{folder}");
+        hub.put(path.trim_end_matches('/'), Page { body, status: 200, ..Page::default() });
+    };
+    for folder in ["", "cpu/"] {
+        hub.put_large(COMMIT, &format!("{folder}gpt2.ort"), b"graph", &store);
+        list(folder, &["README.md", "gpt2.ort", "gpt2.ort.data"]);
+    }
+    for source in ["hf://o/r", "hf://o/r/cpu"] {
+        let graph = place.graph(source).await.unwrap();
+        assert_eq!(
+            (graph.file_name().unwrap().to_str().unwrap(), read(&graph)),
+            ("gpt2.ort", b"graph".to_vec())
+        );
+    }
+    // Two are too many, and so is a list that goes on elsewhere.
+    list("", &["gpt2.ort", "gpt3.onnx"]);
+    let other = Place::new(&hub.address);
+    let error = other.graph("hf://o/r").await.unwrap_err();
+    assert!(matches!(&error, FetchError::NotFound { .. }), "{error:?}");
+    let mut page = Page::file(br#"[{"type": "file", "path": "gpt2.ort"}]"#, "v");
+    page.headers.push(("Link", r#"<http://127.0.0.1/next>; rel="next""#.to_owned()));
+    hub.put("/api/models/o/r/tree/main", page);
+    assert!(matches!(other.graph("hf://o/r").await, Err(FetchError::NotFound { .. })));
+    drop((hub, store));
+    for source in ["hf://o/r", "hf://o/r/cpu"] {
+        assert_eq!(read(&place.graph(source).await.unwrap()), b"graph");
+    }
 }
 
 #[tokio::test]
