@@ -8,10 +8,11 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
-use std::path::{Component, Path};
+use std::path::Path;
 
 use serde_json::Value;
 
+use super::spec::is_relative_path;
 use crate::engine::ort::{GraphFiles, named_data_files};
 
 /// Where a graph is looked for in a folder or a repository, in this order.
@@ -113,7 +114,7 @@ fn genai_graph(config: &[u8]) -> Result<Option<String>, String> {
         return Ok(None);
     };
     let described = format!("{name} (named by {GENAI_CONFIG})");
-    if is_inside(name) && is_graph(name) {
+    if is_relative_path(name) && is_graph(name) {
         Ok(Some(name.to_owned()))
     } else {
         Err(format!("{described}, which is not an .onnx or .ort file of this folder"))
@@ -123,12 +124,7 @@ fn genai_graph(config: &[u8]) -> Result<Option<String>, String> {
 /// The files beside a graph that it names itself as the places of its weights, such as `model.onnx_data_1`. What would lie
 /// outside its folder is left out.
 pub(super) fn data_files(graph: &Path) -> Vec<String> {
-    named_data_files(graph).into_iter().filter(|name| is_inside(name)).collect()
-}
-
-/// Whether a name stays below the folder that it is taken from.
-fn is_inside(name: &str) -> bool {
-    !name.contains('\\') && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+    named_data_files(graph).into_iter().filter(|name| is_relative_path(name)).collect()
 }
 
 /// The graph that takes the cache which the one at `graph` returns.
@@ -152,6 +148,8 @@ fn split(path: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
@@ -213,6 +211,21 @@ mod tests {
     }
 
     #[test]
+    fn places_of_weights_are_files_inside_the_folder() {
+        let field = |number: u8, value: &[u8]| [&[number << 3 | 2, value.len() as u8][..], value].concat();
+        let weight =
+            |place: &str| field(5, &field(13, &[field(1, b"location"), field(2, place.as_bytes())].concat()));
+        let places =
+            ["", "/", ".", "..", "../a", "/a", "a/", "a//b", "./a", "a\0", "a\\b", "part", "sub/part"];
+        let graph = [field(1, &field(4, b"Add")), places.map(weight).concat()].concat();
+        // It is longer than one byte of a length can say.
+        let length = [graph.len() as u8 & 0x7f | 0x80, (graph.len() >> 7) as u8];
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&[&[7 << 3 | 2][..], &length, &graph].concat()).unwrap();
+        assert_eq!(data_files(file.path()), ["part", "sub/part"]);
+    }
+
+    #[test]
     fn the_graph_that_genai_names_is_one_inside_the_folder() {
         let named = |name: &str| {
             genai_graph(format!(r#"{{"model": {{"decoder": {{"filename": {name}}}}}}}"#).as_bytes())
@@ -220,7 +233,16 @@ mod tests {
         assert_eq!(named(r#""phi3/cpu.onnx""#), Ok(Some("phi3/cpu.onnx".to_owned())));
         assert_eq!(named(r#""""#), Ok(None));
         assert_eq!(genai_graph(b"{"), Ok(None));
-        for evil in ["../model.onnx", "/etc/model.onnx", "a/../../b.onnx", "..\\\\b.onnx", "weights.bin"] {
+        for evil in [
+            "../model.onnx",
+            "/etc/model.onnx",
+            "a/../../b.onnx",
+            "..\\\\b.onnx",
+            "a//b.onnx",
+            "./a.onnx",
+            "a\\nb.onnx",
+            "weights.bin",
+        ] {
             let message = named(&format!("\"{evil}\"")).unwrap_err();
             assert!(message.contains("named by genai_config.json"), "{message}");
         }

@@ -271,19 +271,14 @@ impl Manifest {
         }
         let mut seen = BTreeSet::new();
         for ManifestFile { name, sha256, .. } in &self.files {
-            let separator = |char: char| char.is_control() || matches!(char, '/' | '\\');
-            if name.is_empty()
-                || name.len() > LONGEST_NAME
-                || name.starts_with('.')
-                || name.contains(separator)
-            {
+            if !is_file_name(name) {
                 return Err(format!(
                     "{:?} is not the name of a file in one folder",
                     name.escape_debug().to_string()
                 ));
             }
-            if name == MANIFEST_FILE || !seen.insert(name) {
-                return Err(format!("{name:?} cannot be listed, or is listed twice"));
+            if !seen.insert(name) {
+                return Err(format!("{name:?} is listed twice"));
             }
             if !is_sha256(sha256) {
                 return Err(format!("the sha256 of {name:?} is not 64 hexadecimal digits in small letters"));
@@ -291,6 +286,15 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// Whether a manifest can list a file of this name: it stays in its folder, is not hidden, and is not the manifest's own.
+pub(super) fn is_file_name(name: &str) -> bool {
+    let is_separator = |char: char| char.is_control() || matches!(char, '/' | '\\');
+    (1..=LONGEST_NAME).contains(&name.len())
+        && !name.starts_with('.')
+        && !name.contains(is_separator)
+        && name != MANIFEST_FILE
 }
 
 impl Digest {

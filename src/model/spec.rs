@@ -16,6 +16,6 @@ pub use model::{
 pub use oci::OciSource;
 pub use portion::IntOrPercent;
 pub use quantity::Bytes;
-pub(crate) use source::without_query;
 pub use source::{DEFAULT_HUB_ENDPOINT, HttpUrl, HubSource, Source, SourceError};
+pub(crate) use source::{is_relative_path, without_query};
 pub use verify::{InvalidVerify, Isolation, Probe, VerifySpec};

@@ -339,8 +339,8 @@ fn is_repository_part(part: &str) -> bool {
         && !part.contains("..")
 }
 
-/// A path that stays below the folder it is joined to, and that means the same in a URL and on disk.
-fn is_relative_path(path: &str) -> bool {
+/// Whether a path stays below the folder it is joined to, names something in it, and means the same in a URL and on disk.
+pub(crate) fn is_relative_path(path: &str) -> bool {
     let allowed = |char: char| !char.is_control() && !"\\?#:*\"<>|".contains(char);
     path.len() <= 512
         && path.chars().all(allowed)

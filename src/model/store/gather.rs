@@ -213,13 +213,12 @@ fn data_files(graph: &Path, in_place: bool) -> Result<Vec<String>, PrepareError>
         Err(_) if in_place => return Ok(Vec::new()),
         found => found.map_err(|fault| PrepareError::Graph { path: graph.to_owned(), fault })?,
     };
-    let flat = |name: &str| !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
     let found = found.into_iter();
     if in_place {
-        return Ok(found.filter(|name| flat(name)).collect());
+        return Ok(found.filter(|name| manifest::is_file_name(name)).collect());
     }
     let outside = |location| PrepareError::Data { path: graph.to_owned(), location };
-    let checked = |name: String| if flat(&name) { Ok(name) } else { Err(outside(name)) };
+    let checked = |name: String| if manifest::is_file_name(&name) { Ok(name) } else { Err(outside(name)) };
     found.map(checked).collect()
 }
 

@@ -76,7 +76,7 @@ async fn weights_of_any_name_come_with_the_graph_that_names_them() {
     // ModelProto.graph: a node, and an initializer whose external data lie in "part-1".
     let field = |number: u8, value: &[u8]| [&[number << 3 | 2, value.len() as u8][..], value].concat();
     let entry = |value: &str| field(13, &[field(1, b"location"), field(2, value.as_bytes())].concat());
-    let weights = [field(5, &entry("part-1")), field(5, &entry("../part-2"))].concat();
+    let weights = ["part-1", "../part-2", ""].map(|place| field(5, &entry(place))).concat();
     let graph = field(7, &[field(1, &field(4, b"Add")), weights].concat());
     hub.put_large(COMMIT, "onnx/model.onnx", &graph, &store);
     hub.put_large(COMMIT, "onnx/part-1", b"one", &store);
@@ -84,6 +84,7 @@ async fn weights_of_any_name_come_with_the_graph_that_names_them() {
     let found = place.graph("hf://o/r").await.unwrap();
     assert_eq!((read(&found), read(&found.with_file_name("part-1"))), (graph, b"one".to_vec()));
     assert!(hub.seen().iter().all(|seen| !seen.path.contains("part-2")), "a name outside the folder");
+    assert!(hub.seen().iter().all(|seen| !seen.path.ends_with('/')), "the folder itself");
 }
 
 #[tokio::test]

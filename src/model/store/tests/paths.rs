@@ -152,7 +152,19 @@ async fn links_devices_and_names_that_lead_outside_are_refused() {
         let (reason, _, message) = refused(bench.prepare(text(&model)).await);
         assert!(matches!(reason, "ExternalDataUnsafe" | "SourceNotFound"), "{index}: {reason} {message}");
     }
-    for location in ["../secret", "/etc/passwd", "a/b", "*/_ORT_MEM_ADDR_/*", "..", ".hidden", ""] {
+    let long = "a".repeat(201);
+    let names = [
+        "../secret",
+        "/etc/passwd",
+        "a/b",
+        "*/_ORT_MEM_ADDR_/*",
+        "..",
+        ".hidden",
+        "",
+        "manifest.json",
+        &long,
+    ];
+    for location in names {
         let model = bench.model("named");
         fs::write(model.join("model.onnx"), graph(&[location])).unwrap();
         let (reason, permanent, message) = refused(bench.prepare(text(&model)).await);
