@@ -175,7 +175,11 @@ impl Controller {
                 () = tokio::time::sleep(again) => {}
             }
             tokio::time::sleep(SETTLE).await;
-            again = self.round(&mut heard, &actor, (&clock, &mut failures)).await.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
+            again = self
+                .round(&mut heard, &actor, (&clock, &mut failures))
+                .await
+                .unwrap_or(LOOK_AGAIN)
+                .min(LOOK_AGAIN);
         }
     }
 

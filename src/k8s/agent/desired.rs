@@ -36,6 +36,7 @@ pub(super) struct Memory {
 
 /// One model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that hold or not, each for itself")]
 struct Remembered {
     /// Of its object.
     uid: String,

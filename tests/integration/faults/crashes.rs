@@ -141,9 +141,7 @@ async fn an_attempt_that_fails_in_any_step_leaves_the_very_model_that_served() {
         ("probe", next(probe), "ProbeFailed"),
     ];
     let mut order: Vec<usize> = (0..attempts.len()).chain(0..attempts.len()).collect();
-    let seed = 7;
-    println!("seed {seed}");
-    order.shuffle(&mut StdRng::seed_from_u64(seed));
+    order.shuffle(&mut StdRng::seed_from_u64(7));
     for (turn, step, entry, reason) in order
         .iter()
         .enumerate()
