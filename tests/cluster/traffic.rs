@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::namespace::Namespace;
 use crate::node_status::is_ready;
-use crate::verdict::{Answer, Expected, Tally};
+use crate::verdict::{Answer, Expected, START, Tally};
 use crate::{eventually, spawn};
 
 /// How often the set of ready pods is read: about what it takes a change to reach every node of a cluster.
@@ -54,7 +54,7 @@ impl Traffic {
             ready: Mutex::default(),
             turn: AtomicUsize::default(),
             questions: questions.into_iter().map(Mutex::new).collect(),
-            phase: Mutex::new("start".to_owned()),
+            phase: Mutex::new(START.to_owned()),
             tally: Mutex::default(),
             stop: AtomicBool::default(),
         });
