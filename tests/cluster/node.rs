@@ -162,9 +162,9 @@ async fn keep_running(object: Pod, pods: Api<Pod>, probes: Probes, container: Ar
         }
         let ready = succeeds("/readyz").await;
         let observed = Observed { ready, restarts };
-        // While the apiserver is away the newest state waits.
-        if written != Some(observed) && write_status(&pods, &object, observed).await {
-            written = Some(observed);
+        // While the apiserver is away the newest state waits. Of a write that got no answer it is not known what it has done.
+        if written != Some(observed) {
+            written = write_status(&pods, &object, observed).await.then_some(observed);
         }
         tokio::time::sleep(PROBE_PERIOD).await;
     }
