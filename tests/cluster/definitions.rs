@@ -58,8 +58,8 @@ async fn definitions_that_come_late_or_are_deleted_take_no_model_out_of_service(
         .await;
         assert!(told.contains("\"ready\":false") && told.contains("not known yet which models"), "{told}");
     }
-    let asked = proxy.asked_within(Duration::from_secs(5)).await;
-    println!("not installed: {asked:?} in 5 s");
+    let asked = proxy.asked_within(Duration::from_secs(3)).await;
+    println!("not installed: {asked:?} in 3 s");
     assert!(asked.of("") <= MOST_REQUESTS, "{asked:?}");
     install(&plane).await;
     let installed = Instant::now();

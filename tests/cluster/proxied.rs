@@ -10,7 +10,7 @@ use crate::proxy::{Asked, Behaviour, Proxy};
 use crate::traffic::{Traffic, http_client};
 
 /// Time that each fault lasts at least.
-const FAULT: Duration = Duration::from_secs(6);
+const FAULT: Duration = Duration::from_secs(5);
 /// A fleet that catches up later than this after a fault does not keep its promise, on a machine that has nothing else to do.
 const CATCHES_UP: Duration = Duration::from_mins(1);
 
