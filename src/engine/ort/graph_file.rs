@@ -3,6 +3,7 @@
 //!
 //! A reader for the few fields of the protobuf encoding that matter (`ModelProto.graph`, `GraphProto.{node,initializer}`,
 //! `NodeProto.op_type`, `TensorProto.{dims,external_data}`); weights are skipped by seeking, so a file of gigabytes costs milliseconds.
+//! Files come from strangers: what is read and what is kept are bounded, because a hole in a file reads as text without end.
 //!
 //! From: the protocol buffers encoding (wire types) and `onnx.proto` (field numbers).
 
@@ -27,6 +28,22 @@ const MAX_NODE_BYTES: u64 = 64 << 20;
 
 /// A key, and a name of a file or a number.
 const MAX_ENTRY_BYTES: u64 = 4096;
+
+/// Protobuf has no larger messages.
+const MOST_FILE_BYTES: u64 = 2 << 30;
+
+/// Most fields of all messages together: a hundred for each node of the largest graphs. So many take some tenths of a second.
+const MOST_FIELDS: u32 = 1 << 24;
+
+/// Longest name of anything.
+pub(super) const LONGEST_NAME: u64 = 4096;
+
+/// Dimensions of a tensor, packed: 64 numbers of ten bytes.
+const MOST_PACKED_BYTES: u64 = 640;
+
+/// Most kinds of operators, and most files of weights: some exporters give each weight a file of its own.
+const MOST_KINDS: usize = 4096;
+const MOST_DATA_FILES: usize = 1 << 14;
 
 /// How often each operator stands in the main graph (subgraphs of `If` and `Loop` are not looked into), and how many
 /// numbers its weights hold.
@@ -70,7 +87,7 @@ pub(super) fn scan(path: &Path) -> Result<Operators, OrtError> {
     if is_ort_format(path) {
         return ort_file::scan(&file, length).map_err(|error| invalid(error.to_string()));
     }
-    let mut reader = Reader { input: BufReader::new(file), position: 0 };
+    let mut reader = Reader::of_file(file, length).map_err(|error| invalid(error.to_string()))?;
     scan_model(&mut reader, length).map_err(|error| invalid(error.to_string()))
 }
 
@@ -102,10 +119,16 @@ fn scan_graph<R: Read + Seek>(
         if field.number == GRAPH_NODE && field.is_bytes {
             let operator = node_operator(reader, field.end)?;
             *operators.counts.entry(operator).or_default() += 1;
+            if operators.counts.len() > MOST_KINDS {
+                return Err(invalid_data("more kinds of operators than there are"));
+            }
         }
         if field.number == GRAPH_INITIALIZER && field.is_bytes {
             let numbers = scan_tensor(reader, field.end, &mut operators.data_files)?;
             operators.parameters = operators.parameters.saturating_add(numbers);
+            if operators.data_files.len() > MOST_DATA_FILES {
+                return Err(invalid_data("more files of weights than a model has"));
+            }
         }
         reader.skip_to(field.end)?;
     }
@@ -136,8 +159,8 @@ fn scan_tensor<R: Read + Seek>(
     while reader.position < end {
         let field = reader.field(end)?;
         if field.number == TENSOR_DIMENSIONS && field.is_bytes {
-            while reader.position < field.end {
-                numbers = numbers.saturating_mul(reader.varint()?);
+            for size in reader.packed(field.end)? {
+                numbers = numbers.saturating_mul(size);
             }
         } else if field.number == TENSOR_DIMENSIONS {
             numbers = numbers.saturating_mul(field.varint);
@@ -177,13 +200,31 @@ pub(super) struct Field {
 }
 
 pub(super) struct Reader<R> {
-    pub(super) input: BufReader<R>,
+    input: BufReader<R>,
     pub(super) position: u64,
+    /// Fields that may still be read.
+    pub(super) fields_left: u32,
+}
+
+impl Reader<File> {
+    /// A reader of a file from where it stands, which is its beginning.
+    ///
+    /// # Errors
+    /// It is larger than an ONNX file can be.
+    pub(super) fn of_file(file: File, length: u64) -> std::io::Result<Self> {
+        if length > MOST_FILE_BYTES {
+            let message = format!("it has {length} bytes, and no ONNX file has more than {MOST_FILE_BYTES}");
+            return Err(invalid_data(&message));
+        }
+        Ok(Self { input: BufReader::new(file), position: 0, fields_left: MOST_FIELDS })
+    }
 }
 
 impl<R: Read + Seek> Reader<R> {
     /// Reads a field's key, and the length of a length-delimited one; `limit` is the end of the enclosing message.
     pub(super) fn field(&mut self, limit: u64) -> std::io::Result<Field> {
+        self.fields_left =
+            self.fields_left.checked_sub(1).ok_or_else(|| invalid_data("more fields than a model has"))?;
         let key = self.varint()?;
         let wire_type = key & 7;
         let mut varint = 0;
@@ -222,8 +263,24 @@ impl<R: Read + Seek> Reader<R> {
         Err(invalid_data("a number of more than ten bytes"))
     }
 
+    /// The numbers of a packed field, such as the dimensions of a tensor.
+    pub(super) fn packed(&mut self, end: u64) -> std::io::Result<Vec<u64>> {
+        if end - self.position > MOST_PACKED_BYTES {
+            return Err(invalid_data("a tensor of more dimensions than there are"));
+        }
+        let mut numbers = Vec::new();
+        while self.position < end {
+            numbers.push(self.varint()?);
+        }
+        Ok(numbers)
+    }
+
     pub(super) fn string(&mut self, end: u64) -> std::io::Result<String> {
-        let mut bytes = vec![0; usize::try_from(end - self.position).map_err(std::io::Error::other)?];
+        let length = end - self.position;
+        if length > LONGEST_NAME {
+            return Err(invalid_data("a name of more than 4 KiB"));
+        }
+        let mut bytes = vec![0; length as usize];
         self.input.read_exact(&mut bytes)?;
         self.position = end;
         String::from_utf8(bytes).map_err(|_not_utf8| invalid_data("an operator name that is not UTF-8"))
@@ -248,7 +305,7 @@ pub(super) fn invalid_data(message: &str) -> std::io::Error {
 mod tests {
     use std::io::Write;
 
-    use super::super::protobuf::write_bytes;
+    use super::super::protobuf::{write_bytes, write_number};
     use super::*;
 
     /// A length-delimited field.
@@ -300,5 +357,62 @@ mod tests {
     fn text_is_not_a_model() {
         let message = scan_bytes(b"<!DOCTYPE html><html></html>").unwrap_err().to_string();
         assert!(message.contains("is not a usable ONNX file"), "{message}");
+    }
+
+    /// The head of a field of so many bytes, which may be a hole in the file.
+    fn head(number: u64, length: u64) -> Vec<u8> {
+        let mut encoded = Vec::new();
+        write_number(&mut encoded, number, length);
+        // A number and a length differ in the key alone.
+        encoded[0] |= 2;
+        encoded
+    }
+
+    #[test]
+    fn holes_in_a_file_are_neither_names_nor_dimensions() {
+        const HOLE: u64 = 1 << 30;
+        let inside = |number: u64, inner: Vec<u8>| [head(number, inner.len() as u64 + HOLE), inner].concat();
+        for (inner, part) in [
+            (inside(1, head(4, HOLE)), "64 MiB"),
+            (inside(5, head(1, HOLE)), "dimensions"),
+            (inside(5, inside(13, head(2, HOLE))), "4 KiB"),
+        ] {
+            let graph = inside(7, [bytes(1, &bytes(4, b"Add")), inner].concat());
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(&graph).unwrap();
+            file.as_file().set_len(graph.len() as u64 + HOLE).unwrap();
+            let message = scan(file.path()).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+        let long = scan_bytes(&model(&["a".repeat(LONGEST_NAME as usize + 1).as_str()])).unwrap_err();
+        assert!(long.to_string().contains("a name of more than 4 KiB"), "{long}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(MOST_FILE_BYTES + 1).unwrap();
+        let large = scan(file.path()).unwrap_err().to_string();
+        assert!(large.contains("no ONNX file has more than"), "{large}");
+    }
+
+    #[test]
+    fn what_is_kept_of_a_file_and_the_fields_that_are_read_are_bounded() {
+        let kinds: Vec<String> = (0..=MOST_KINDS).map(|number| format!("Operator{number}")).collect();
+        let kinds: Vec<&str> = kinds.iter().map(String::as_str).collect();
+        assert!(scan_bytes(&model(&kinds[..MOST_KINDS])).is_ok());
+        let error = scan_bytes(&model(&kinds)).map(drop).unwrap_err().to_string();
+        assert!(error.contains("more kinds of operators"), "{error}");
+
+        let place =
+            |name: String| bytes(5, &bytes(13, &[bytes(1, b"location"), bytes(2, name.as_bytes())].concat()));
+        let weights: Vec<u8> = (0..=MOST_DATA_FILES).flat_map(|number| place(number.to_string())).collect();
+        let graph = bytes(7, &[bytes(1, &bytes(4, b"Add")), weights].concat());
+        let error = scan_bytes(&graph).map(drop).unwrap_err().to_string();
+        assert!(error.contains("more files of weights"), "{error}");
+
+        let whole = model(&["MatMul", "Add"]);
+        let scanned = |fields_left: u32| {
+            let input = BufReader::new(std::io::Cursor::new(&whole));
+            scan_model(&mut Reader { input, position: 0, fields_left }, whole.len() as u64)
+        };
+        assert!(scanned(MOST_FIELDS).is_ok());
+        assert!(scanned(20).unwrap_err().to_string().contains("more fields"));
     }
 }

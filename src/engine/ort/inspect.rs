@@ -2,21 +2,23 @@
 //! and which other files it would have read.
 //!
 //! Walks every message that can hold a tensor (graphs, subgraphs of attributes, functions, training parts) with a bound on
-//! depth and on what is kept; weights are skipped by seeking. It opens no other file than the graph.
+//! depth, on fields and on what is kept; weights are skipped by seeking. It opens no other file than the graph.
 //!
 //! From: `onnx.proto` (field numbers and element types), ONNX's "External data".
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{Read, Seek};
 use std::path::Path;
 
-use super::graph_file::{Field, Reader, invalid_data};
+use super::graph_file::{Field, LONGEST_NAME, Reader, invalid_data};
 
 /// Graphs in graphs: `If` in `Loop` in `If` is three.
 const DEEPEST: usize = 16;
-/// Longest name of anything.
-const LONGEST_NAME: u64 = 4096;
+/// Most bytes of names that are kept: of files, and of operators and domains of others.
+const MOST_KEPT_BYTES: usize = 16 << 20;
+/// What of an external tensor's entries says where its data lie.
+const PLACES: [&str; 3] = ["location", "offset", "length"];
 /// Operators of these domains are in the library, if anywhere.
 const DOMAINS: [&str; 9] = [
     "",
@@ -90,8 +92,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, GraphFault> {
         };
     }
     file.rewind()?;
-    let mut walk =
-        Walk { reader: Reader { input: BufReader::new(file), position: 0 }, found: Inspection::default() };
+    let mut walk = Walk::new(Reader::of_file(file, length)?);
     walk.model(length)?;
     walk.found.judge()
 }
@@ -102,8 +103,7 @@ pub fn inspect(path: &Path) -> Result<Inspection, GraphFault> {
 /// The file is no graph, or names a place that no file of a model can have.
 pub fn external_files(file: File) -> Result<BTreeSet<String>, GraphFault> {
     let length = file.metadata()?.len();
-    let reader = Reader { input: BufReader::new(file), position: 0 };
-    let mut walk = Walk { reader, found: Inspection::default() };
+    let mut walk = Walk::new(Reader::of_file(file, length)?);
     walk.model(length)?;
     if walk.found.graphs == 0 {
         return Err(GraphFault::Invalid("there is no graph in it".to_owned()));
@@ -170,6 +170,8 @@ struct Tensor {
     elements: Option<u64>,
     element_type: u64,
     is_external: bool,
+    has_entries: bool,
+    /// Those of [`PLACES`].
     entries: BTreeMap<String, String>,
 }
 
@@ -179,9 +181,14 @@ type Visit<R> = fn(&mut Walk<R>, Field, usize) -> Result<(), GraphFault>;
 struct Walk<R> {
     reader: Reader<R>,
     found: Inspection,
+    kept_bytes: usize,
 }
 
 impl<R: Read + Seek> Walk<R> {
+    fn new(reader: Reader<R>) -> Self {
+        Self { reader, found: Inspection::default(), kept_bytes: 0 }
+    }
+
     fn model(&mut self, length: u64) -> Result<(), GraphFault> {
         self.each(length, 0, |walk, field, depth| match (field.number, field.is_bytes) {
             (7, true) => {
@@ -209,8 +216,8 @@ impl<R: Read + Seek> Walk<R> {
             (7, true) => walk.node(field.end, depth),
             (10, true) => {
                 let domain = walk.name(field.end)?;
-                walk.found.own_domains.insert(domain);
-                Ok(())
+                let bytes = domain.len();
+                if walk.found.own_domains.insert(domain) { walk.keep(bytes) } else { Ok(()) }
             }
             _ => Ok(()),
         })
@@ -252,7 +259,10 @@ impl<R: Read + Seek> Walk<R> {
             return Err(GraphFault::Invalid("a node has no operator".to_owned()));
         }
         if !DOMAINS.contains(&domain.as_str()) {
-            self.found.foreign.insert((domain, operator));
+            let bytes = domain.len() + operator.len();
+            if self.found.foreign.insert((domain, operator)) {
+                self.keep(bytes)?;
+            }
         }
         Ok(())
     }
@@ -282,20 +292,26 @@ impl<R: Read + Seek> Walk<R> {
             match (field.number, field.is_bytes) {
                 (1, false) => tensor.dimension(field.varint),
                 (1, true) => {
-                    while self.reader.position < field_end {
-                        tensor.dimension(self.reader.varint()?);
+                    for size in self.reader.packed(field_end)? {
+                        tensor.dimension(size);
                     }
                 }
                 (2, false) => tensor.element_type = field.varint,
                 (8, true) => drop(self.name(field_end)?),
-                (13, true) => self.entry(field_end, &mut tensor.entries)?,
+                (13, true) => {
+                    tensor.has_entries = true;
+                    self.entry(field_end, &mut tensor.entries)?;
+                }
                 (14, false) => tensor.is_external = field.varint == 1,
                 _ => {}
             }
             self.reader.skip_to(field_end)?;
         }
-        if tensor.is_external || !tensor.entries.is_empty() {
+        if tensor.is_external || tensor.has_entries {
             let (location, bytes) = tensor.place()?;
+            if !self.found.external.contains_key(&location) {
+                self.keep(location.len())?;
+            }
             let needed = self.found.external.entry(location).or_default();
             *needed = bytes.max(*needed);
         }
@@ -315,7 +331,18 @@ impl<R: Read + Seek> Walk<R> {
             }
             self.reader.skip_to(field_end)?;
         }
-        entries.insert(key, value);
+        if PLACES.contains(&key.as_str()) {
+            entries.insert(key, value);
+        }
+        Ok(())
+    }
+
+    /// Counts a name that was kept; with what the map needs for it.
+    fn keep(&mut self, bytes: usize) -> Result<(), GraphFault> {
+        self.kept_bytes += bytes + size_of::<(String, String)>();
+        if self.kept_bytes > MOST_KEPT_BYTES {
+            return Err(GraphFault::Invalid("it has more names than a model has".to_owned()));
+        }
         Ok(())
     }
 

@@ -3,6 +3,10 @@
 //!
 //! From: the protocol buffers encoding (wire types 0, 1, 2 and 5).
 
+/// Most fields of a message: a graph has one for each node and each weight. A message of bytes that mean nothing would take
+/// twenty times its size in memory.
+const MOST_FIELDS: usize = 1 << 20;
+
 /// A field of a message in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Field<'a> {
@@ -13,11 +17,14 @@ pub(super) struct Field<'a> {
     pub(super) whole: &'a [u8],
 }
 
-/// The fields of `message` in order; `None` when it is not an encoding.
+/// The fields of `message` in order; `None` when it is not an encoding, or has more fields than a graph has.
 pub(super) fn fields(message: &[u8]) -> Option<Vec<Field<'_>>> {
     let mut found = Vec::new();
     let mut rest = message;
     while !rest.is_empty() {
+        if found.len() == MOST_FIELDS {
+            return None;
+        }
         let (key, after_key) = varint(rest)?;
         let (bytes, after) = match key & 7 {
             0 => (None, varint(after_key)?.1),
@@ -80,6 +87,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_message_of_more_fields_than_a_graph_has_is_not_read() {
+        let most = [0x08, 1].repeat(MOST_FIELDS);
+        assert_eq!(fields(&most).map(|fields| fields.len()), Some(MOST_FIELDS));
+        assert!(fields(&[&most[..], &[0x08, 1]].concat()).is_none());
+    }
 
     proptest! {
         #[test]

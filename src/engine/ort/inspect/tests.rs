@@ -144,6 +144,40 @@ fn what_is_no_model_is_called_by_its_name() {
     }
 }
 
+#[test]
+fn names_and_dimensions_without_end_are_refused() {
+    let refusal = |graph: &[u8]| match inspected(&model(graph, &[])) {
+        Err(GraphFault::Invalid(message)) => message,
+        other => panic!("{:?}", other.map(drop)),
+    };
+    let harmless = (1, &node("Add", "")[..]);
+    let long = node(&"a".repeat(LONGEST_NAME as usize + 1), "");
+    assert!(refusal(&message(&[(1, &long)])).contains("a name in it has more than 4096 bytes"));
+    let dimensions = message(&[(1, &[1; 1000])]);
+    assert!(refusal(&message(&[harmless, (5, &dimensions)])).contains("dimensions"));
+    let padding = "a".repeat(LONGEST_NAME as usize - 8);
+    let count = MOST_KEPT_BYTES / padding.len();
+    let nodes: Vec<u8> =
+        (0..=count).flat_map(|number| message(&[(1, &node("Op", &format!("{padding}{number}")))])).collect();
+    assert!(refusal(&nodes).contains("more names"));
+    let weights = (0..=count).flat_map(|number| {
+        message(&[(5, &tensor(&[("location", &format!("{padding}{number}")), ("length", "24")]))])
+    });
+    let weights: Vec<u8> = weights.collect();
+    assert!(refusal(&[message(&[harmless]), weights].concat()).contains("more names"));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 40).unwrap();
+    let large = external_files(file.reopen().unwrap()).unwrap_err().to_string();
+    assert!(large.contains("no ONNX file has more than"), "{large}");
+}
+
+#[test]
+fn entries_that_say_nothing_of_a_place_are_passed_over() {
+    let entries = [("location", "a"), ("length", "24"), ("checksum", "x"), ("other", "y")];
+    assert_eq!(with_tensor(&entries).unwrap().external, BTreeMap::from([("a".to_owned(), 24)]));
+    assert!(matches!(with_tensor(&[("checksum", "x")]), Err(GraphFault::Unsafe(_))));
+}
+
 proptest! {
     #[test]
     fn any_bytes_end_in_an_answer(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
