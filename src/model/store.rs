@@ -249,6 +249,12 @@ impl Store {
             })
             .await?;
             remember(&self.memory.verified, digest.digits());
+        } else {
+            blocking(move || {
+                staged.discard();
+                Ok(())
+            })
+            .await?;
         }
         if wanted.digest != Some(&digest) {
             let record = Record::new(wanted, &digest, gathered.version);

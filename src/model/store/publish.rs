@@ -12,6 +12,7 @@ use super::error::PrepareError;
 use super::gather::{Gathered, OwnManifest, resolved};
 use super::place::{Hold, Place, Staging, remove_all, sync_folder};
 use crate::failpoint;
+use crate::model::layout::{companions, is_graph};
 use crate::model::manifest::{self, Digest, MANIFEST_FILE, Manifest, ManifestError, ManifestFile};
 use crate::model::source::Progress;
 
@@ -107,20 +108,39 @@ impl Staged {
         sync_folder(&place.models()).map_err(place.failed("sync the folder", &place.models()))?;
         Ok(())
     }
+
+    /// Removes what was downloaded: the store has it, of another source or of a process that died before it could say so.
+    pub(super) fn discard(self) {
+        for (_, from) in &self.downloads {
+            drop(remove_all(from));
+            forget(from);
+        }
+    }
 }
 
-/// Removes what belonged to a download that has been moved away; others in the same folder keep it.
+/// Removes what belonged to a download that is there no more; others in the same folder keep it.
 fn forget(download: &Path) {
+    // What lay beside a graph was fetched before anybody could see that the graph does not name it.
+    let graph = download.to_str().filter(|path| is_graph(path));
+    for unnamed in graph.map(companions).unwrap_or_default() {
+        drop(remove_all(Path::new(&unnamed)));
+        forget_versions(Path::new(&unnamed));
+    }
+    forget_versions(download);
+    if let Some(folder) = download.parent() {
+        drop(remove_all(&folder.join(MANIFEST_FILE)));
+        // Fails while something else is in it.
+        drop(fs::remove_dir(folder));
+    }
+}
+
+/// Removes what the server called the versions of a download.
+fn forget_versions(download: &Path) {
     // The second one is left by a process that died when it had given the file its name.
     for suffix in [".validator", ".partial.validator"] {
         let mut beside = download.as_os_str().to_owned();
         beside.push(suffix);
         drop(remove_all(Path::new(&beside)));
-    }
-    if let Some(folder) = download.parent() {
-        drop(remove_all(&folder.join(MANIFEST_FILE)));
-        // Fails while something else is in it.
-        drop(fs::remove_dir(folder));
     }
 }
 

@@ -37,6 +37,25 @@ async fn an_address_is_fetched_once_and_then_served_from_the_store() {
 }
 
 #[tokio::test]
+async fn nothing_stays_in_the_download_area_of_a_model_that_the_store_has() {
+    let (server, bench, url) = served().await;
+    // Beside the graph, which does not name it.
+    server.put("/m/model.onnx_data", Page::file(&[3; 5000], "d1"));
+    let first = bench.prepare(&url).await.unwrap();
+    assert_eq!(bench.names("downloads"), Vec::<String>::new());
+    assert!(!first.folder.join("model.onnx_data").exists());
+    for (record, again) in [(true, format!("{url}?another=address")), (false, url)] {
+        if !record {
+            // As a process leaves it that dies between the rename and the record.
+            fs::remove_dir_all(bench.cache().join("sources")).unwrap();
+        }
+        assert_eq!(bench.prepare(&again).await.unwrap().digest, first.digest);
+        assert_eq!(bench.names("downloads"), Vec::<String>::new(), "{again}");
+    }
+    bench.assert_clean();
+}
+
+#[tokio::test]
 async fn an_address_whose_copy_is_gone_means_what_it_means_now() {
     let (server, bench, url) = served().await;
     let first = bench.prepare(&url).await.unwrap();
