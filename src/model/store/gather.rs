@@ -73,7 +73,9 @@ pub(super) async fn gather(
     };
     version = version.filter(|_| is_mutable(source));
     let (read, expected) = (graph.clone(), digest.filter(|_| matches!(source, Source::Path(_))).cloned());
-    let own = blocking(move || own_manifest(&read, expected.as_ref())).await?;
+    // A manifest in the hub's cache was put there by others, and is not known to be one of ours.
+    let has_own = listed.is_some() || matches!(source, Source::Path(_));
+    let own = if has_own { blocking(move || own_manifest(&read, expected.as_ref())).await? } else { None };
     let mut files = BTreeMap::new();
     if let Some(own) = &own {
         let folder = graph.parent().unwrap_or(Path::new("."));

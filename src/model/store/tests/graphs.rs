@@ -119,6 +119,25 @@ async fn the_graph_that_a_source_names_goes_before_the_one_that_genai_names() {
 }
 
 #[tokio::test]
+async fn a_manifest_that_others_put_into_the_hubs_cache_is_no_list_of_the_model() {
+    let (hub, store) = (Server::start().await, Server::start().await);
+    hub.put_large(COMMIT, "model.onnx", &graph(&[]), &store);
+    hub.put_small(COMMIT, "tokenizer.json", b"{}");
+    let bench = Bench::with_hub(&hub.address);
+    // As the Python library leaves what a whole repository holds.
+    let repository = bench.folder.path().join("hub/models--o--r");
+    let snapshot = repository.join("snapshots").join(COMMIT);
+    for folder in [repository.join("blobs"), snapshot.clone()] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    fs::write(repository.join("blobs/b10b"), b"{\"of\": \"another kind\"}").unwrap();
+    std::os::unix::fs::symlink("../../blobs/b10b", snapshot.join("manifest.json")).unwrap();
+    let prepared = bench.prepare("hf://o/r").await.unwrap();
+    assert_eq!(prepared.graph.file_name().unwrap(), "model.onnx");
+    bench.assert_clean();
+}
+
+#[tokio::test]
 async fn a_manifest_without_the_graph_that_genai_names_is_refused_as_its_folder_is() {
     let files = folder(&[("model.onnx", &graph(&[])), ("genai_config.json", &genai("gone.onnx"))]);
     let unpacked = refused(Bench::new().prepare(text(files.path())).await);
