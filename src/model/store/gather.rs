@@ -76,6 +76,11 @@ pub(super) async fn gather(
     // A manifest in the hub's cache was put there by others, and is not known to be one of ours.
     let has_own = listed.is_some() || matches!(source, Source::Path(_));
     let own = if has_own { blocking(move || own_manifest(&read, expected.as_ref())).await? } else { None };
+    if let Some(own) = &own
+        && own.manifest.file(&file_name(&graph)?).is_none()
+    {
+        return Err(PrepareError::Incomplete { wanted: "graph that the path names", place });
+    }
     let mut files = BTreeMap::new();
     if let Some(own) = &own {
         let folder = graph.parent().unwrap_or(Path::new("."));

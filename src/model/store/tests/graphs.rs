@@ -119,6 +119,20 @@ async fn the_graph_that_a_source_names_goes_before_the_one_that_genai_names() {
 }
 
 #[tokio::test]
+async fn a_graph_that_is_named_and_not_listed_is_refused_and_not_another_one_served() {
+    let files = folder(&[("model.onnx", &graph(&[]))]);
+    Manifest::of_folder(files.path()).unwrap().write(files.path()).unwrap();
+    fs::write(files.path().join("special.onnx"), graph(&[])).unwrap();
+    let source = Source::Path(files.path().join("special.onnx"));
+    for in_place in [false, true] {
+        let wanted = Wanted { source: &source, tokenizer: None, digest: None, in_place };
+        let (reason, _, message) = refused(Bench::new().store().prepare(&wanted, &Progress::default()).await);
+        assert_eq!(reason, "SourceNotFound", "{message}");
+        assert!(message.contains("no graph that the path names among the files of"), "{message}");
+    }
+}
+
+#[tokio::test]
 async fn a_manifest_that_others_put_into_the_hubs_cache_is_no_list_of_the_model() {
     let (hub, store) = (Server::start().await, Server::start().await);
     hub.put_large(COMMIT, "model.onnx", &graph(&[]), &store);
