@@ -19,7 +19,7 @@ mod record;
 
 use std::collections::BTreeSet;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -77,8 +77,8 @@ pub struct Prepared {
     pub digest: Option<Digest>,
     /// Bytes of all files together.
     pub bytes: u64,
-    /// `None` for a model that is used in place.
-    _hold: Option<Hold>,
+    /// None for files that are used in place and are not of our own download area.
+    _holds: Vec<Hold>,
 }
 
 /// Prepares models and prunes them. Cheap to clone; all clones are the same store.
@@ -307,7 +307,7 @@ impl Store {
             folder,
             digest: Some(digest.clone()),
             bytes: manifest.bytes(),
-            _hold: Some(hold),
+            _holds: vec![hold],
         }))
     }
 
@@ -336,8 +336,31 @@ impl Store {
             check_wish(wanted, &gathered, Some(&found))?;
             digest = Some(found);
         }
+        let holds = self.hold_downloads([&graph, &tokenizer]).await;
         progress.finish();
-        Ok(Prepared { graph, tokenizer, folder, digest, bytes, _hold: None })
+        Ok(Prepared { graph, tokenizer, folder, digest, bytes, _holds: holds })
+    }
+
+    /// Keeps files of the download area that are used where they are, for months maybe.
+    async fn hold_downloads(&self, files: [&Path; 2]) -> Vec<Hold> {
+        let area = self.settings.folder.join("downloads");
+        let name = |file: &Path| file.strip_prefix(&area).ok()?.iter().next()?.to_str().map(str::to_owned);
+        let names: BTreeSet<String> = files.into_iter().filter_map(name).collect();
+        let mut holds = Vec::new();
+        for name in names {
+            match self.hold_download(&name).await {
+                Ok(hold) => holds.push(hold),
+                // A cache that was filled beforehand and mounted read-only is fine: nobody prunes it.
+                Err(error) => tracing::debug!(%error, "failed to keep a download from being removed"),
+            }
+        }
+        holds
+    }
+
+    async fn hold_download(&self, name: &str) -> Result<Hold, PrepareError> {
+        let settings = Arc::clone(&self.settings);
+        let place = blocking(move || Place::open(&settings.folder)).await?;
+        place.hold_download(name, self.patience).await
     }
 
     /// Says once that a source means something else than what is used.
@@ -380,11 +403,7 @@ fn changed(wanted: &Wanted<'_>, found: Digest, expected: Digest) -> PrepareError
 }
 
 /// Checks the files in a folder of the store: all bytes, or only the sizes when the bytes are known.
-fn checked(
-    folder: &std::path::Path,
-    expected: &Digest,
-    verified: bool,
-) -> Result<Option<Manifest>, ManifestError> {
+fn checked(folder: &Path, expected: &Digest, verified: bool) -> Result<Option<Manifest>, ManifestError> {
     if !folder.is_dir() {
         // Pruned while we waited for the lock.
         return Ok(None);

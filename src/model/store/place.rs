@@ -8,6 +8,7 @@
 //! sources/{hash}.json        the digest that a source without one had
 //! locks/{hash}.turn          held by the process that prepares a source
 //! locks/{digest}.use         shared by the processes that use a model; its time is that of the last use
+//! locks/{folder}.use         the same for a folder in downloads/ whose files are used where they are
 //! ```
 //!
 //! All locks are `flock`, which the kernel drops with the last process that has the file open. Locks are
@@ -75,7 +76,11 @@ impl Place {
     }
 
     fn use_path(&self, digest: &Digest) -> PathBuf {
-        self.folder.join("locks").join(format!("{}.use", digest.digits()))
+        self.use_path_of(digest.digits())
+    }
+
+    fn use_path_of(&self, name: &str) -> PathBuf {
+        self.folder.join("locks").join(format!("{name}.use"))
     }
 
     /// When a model was last prepared.
@@ -96,9 +101,19 @@ impl Place {
         self.lock(&self.use_path(digest), &told, patience, File::try_lock_shared).await
     }
 
+    /// Keeps a folder of the download area from being pruned.
+    pub(super) async fn hold_download(&self, name: &str, patience: Duration) -> Result<Hold, PrepareError> {
+        self.lock(&self.use_path_of(name), name, patience, File::try_lock_shared).await
+    }
+
     /// The right to remove a model; `None` while anybody uses it.
     pub(super) fn sole(&self, digest: &Digest) -> Result<Option<File>, PrepareError> {
-        let path = self.use_path(digest);
+        self.sole_of(digest.digits())
+    }
+
+    /// The right to remove what is under this name in the models or in the download area.
+    pub(super) fn sole_of(&self, name: &str) -> Result<Option<File>, PrepareError> {
+        let path = self.use_path_of(name);
         let file = self.open_lock(&path)?;
         self.took(&path, file.try_lock()).map(|took| took.then_some(file))
     }

@@ -28,7 +28,7 @@ pub(super) fn prune(place: &Place, limit_bytes: Option<u64>, keep: &[Digest]) ->
         freed_bytes += folders.flatten().map(|folder| bytes_in(&folder.path())).sum::<u64>();
         remove_all(&quarantine).map_err(place.failed("remove", &quarantine))?;
     }
-    freed_bytes += remove_abandoned(&place.downloads());
+    freed_bytes += remove_abandoned(place);
     let Some(limit_bytes) = limit_bytes else {
         return Ok(freed_bytes);
     };
@@ -48,14 +48,17 @@ pub(super) fn prune(place: &Place, limit_bytes: Option<u64>, keep: &[Digest]) ->
     Ok(freed_bytes)
 }
 
-/// Removes what has not been written for long from the download area. What cannot be removed harms nobody.
-fn remove_abandoned(downloads: &Path) -> u64 {
+/// Removes what has not been written for long from the download area, unless somebody uses it where it is. What cannot be
+/// removed harms nobody.
+fn remove_abandoned(place: &Place) -> u64 {
     let is_old = |path: &Path| {
         let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
         modified.and_then(|at| at.elapsed().ok()).is_some_and(|age| age > OLDEST_DOWNLOAD)
     };
     let mut freed_bytes = 0;
-    for folder in fs::read_dir(downloads).into_iter().flatten().flatten().map(|entry| entry.path()) {
+    for folder in fs::read_dir(place.downloads()).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Ok(Some(_sole)) = place.sole_of(name) else { continue };
         let files = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
         for path in files.filter(|path| is_old(path)) {
             let bytes = path.metadata().map_or(0, |metadata| metadata.len());

@@ -4,7 +4,8 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use super::super::place::Place;
-use super::{Bench, Progress, Source, WEIGHTS, Wanted, prepare, refused, text};
+use super::{Bench, Progress, Source, WEIGHTS, Wanted, graph, prepare, refused, text};
+use crate::model::source::tests::server::{Page, Server};
 
 #[tokio::test]
 async fn what_a_dead_process_left_in_staging_is_removed_and_a_living_ones_is_not() {
@@ -114,6 +115,28 @@ async fn downloads_that_nobody_goes_on_with_are_removed() {
     }
     assert_eq!(bench.store().prune(&[]).await.unwrap(), 100);
     assert_eq!(bench.names("downloads"), ["new"]);
+}
+
+#[tokio::test]
+async fn downloads_that_are_used_where_they_are_stay_as_long_as_they_are_used() {
+    let server = Server::start().await;
+    server.put("/m/model.onnx", Page::file(&graph(&[]), "v1"));
+    server.put("/t/tokenizer.json", Page::file(b"{}", "v1"));
+    let bench = Bench::with_hub(&server.address);
+    let [source, tokenizer] =
+        ["/m/model.onnx", "/t/tokenizer.json"].map(|path| Source::parse(&server.url(path)).unwrap());
+    let wanted = Wanted { source: &source, tokenizer: Some(&tokenizer), digest: None, in_place: true };
+    let used = bench.store().prepare(&wanted, &Progress::default()).await.unwrap();
+    for file in [&used.graph, &used.tokenizer] {
+        let file = fs::File::options().write(true).open(file).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_hours(24 * 8)).unwrap();
+    }
+    bench.store().prune(&[]).await.unwrap();
+    assert!(used.graph.is_file() && used.tokenizer.is_file());
+    let (graph, tokenizer) = (used.graph.clone(), used.tokenizer.clone());
+    drop(used);
+    bench.store().prune(&[]).await.unwrap();
+    assert!(!graph.exists() && !tokenizer.exists());
 }
 
 #[tokio::test]
