@@ -6,6 +6,8 @@ MODEL_PATH ?= prepared/models/smollm2-135m-instruct-$(PRECISION)
 PYTHON ?= python3
 VENV_PYTHON = prepared/venv/bin/python
 CARGO ?= cargo
+# These tests wait most of the time: for watches, soaks and deadlines.
+CLUSTER_TEST = $(CARGO) test --locked --features failpoints --test cluster -- --test-threads=6
 
 .DEFAULT_GOAL := help
 .PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test bench bench-quick soak generate clean
@@ -39,11 +41,12 @@ lint: ## Check format, lints and documentation
 
 test: prepare-tests lint ## Run every test (this is what CI runs)
 	$(VENV_PYTHON) -m unittest discover --start-directory tests/scripts
-	$(CARGO) test --locked --features failpoints
+	$(CARGO) test --locked --features failpoints --lib --bins --test integration
+	$(CLUSTER_TEST)
 
 cluster-test: ## Run the tests against a real etcd and kube-apiserver (part of `make test`)
 	@$(PYTHON) scripts/prepare.py library tiny kubernetes
-	$(CARGO) test --locked --features failpoints --test cluster
+	$(CLUSTER_TEST)
 
 bench: prepare ## Measure against other engines and write BENCHMARKS.md (about 40 minutes, idle machine)
 	$(PYTHON) scripts/bench/suite.py

@@ -158,10 +158,15 @@ impl Fleet {
 
     /// As `kubectl apply`.
     pub(crate) async fn apply(&self, name: &str, spec: &Value) {
+        self.try_apply(name, spec).await.unwrap();
+    }
+
+    /// As `kubectl apply`, which the apiserver may refuse.
+    pub(crate) async fn try_apply(&self, name: &str, spec: &Value) -> kube::Result<DynamicObject> {
         let object = json!({
             "apiVersion": "inference-gateway.io/v1alpha1", "kind": "Model", "metadata": {"name": name}, "spec": spec,
         });
-        self.models.patch(name, &PatchParams::apply("tests").force(), &Patch::Apply(&object)).await.unwrap();
+        self.models.patch(name, &PatchParams::apply("tests").force(), &Patch::Apply(&object)).await
     }
 
     /// The status of a model.

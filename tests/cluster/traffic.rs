@@ -21,6 +21,8 @@ const ENDPOINTS_PERIOD: Duration = Duration::from_millis(100);
 /// An answer of a tiny model that takes so long is none.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const CLIENTS_PER_QUESTION: usize = 2;
+/// Between two requests of a client: some forty a second are enough to find every gap, and leave the two cores to the rollout.
+const THINKING_TIME: Duration = Duration::from_millis(20);
 
 /// What is asked, and what may be answered.
 pub(crate) struct Question {
@@ -143,10 +145,8 @@ async fn keep_asking(shared: Arc<Shared>, client: usize) {
         let phase = shared.phase.lock().unwrap().clone();
         let failed = judged.is_err();
         shared.tally.lock().unwrap().note(&phase, &model, streamed, judged);
-        if failed {
-            // What is refused at once would fill the memory with reasons.
-            tokio::time::sleep(ENDPOINTS_PERIOD).await;
-        }
+        // What is refused at once would fill the memory with reasons.
+        tokio::time::sleep(if failed { ENDPOINTS_PERIOD } else { THINKING_TIME }).await;
     }
 }
 
