@@ -40,6 +40,7 @@ pub use self::http::HubToken;
 pub use self::listed::ListedFiles;
 pub use self::progress::{Progress, ProgressReading};
 pub(in crate::model) use self::version::Version;
+pub(in crate::model) use self::web::file_names;
 pub use crate::model::layout::GRAPH_CANDIDATES;
 use crate::model::manifest::Digest;
 use crate::model::spec::{HttpUrl, HubSource, OciSource, Source, without_query};

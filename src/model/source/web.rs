@@ -168,10 +168,21 @@ fn is_absent(error: &FetchError) -> bool {
     matches!(error, FetchError::Status { status, .. } if matches!(status.as_u16(), 403 | 404 | 410))
 }
 
+/// The names that the file of an address may have here: its own, as the hub's cache keeps it, and the harmless one. None for
+/// the address of a folder.
+pub(in crate::model) fn file_names(address: &HttpUrl) -> Vec<String> {
+    let (url, own) = (address.as_url(), own_name(address.as_url()));
+    if own.is_empty() { Vec::new() } else { vec![own, file_name(url)] }
+}
+
+fn own_name(url: &Url) -> String {
+    let segment = url.path().rsplit('/').next().unwrap_or_default();
+    percent_decode_str(segment).decode_utf8_lossy().into_owned()
+}
+
 /// The last segment of the address, made harmless as a file name.
 fn file_name(url: &Url) -> String {
-    let segment = url.path().rsplit('/').next().unwrap_or_default();
-    let decoded = percent_decode_str(segment).decode_utf8_lossy();
+    let decoded = own_name(url);
     let safe = |char: char| {
         if char.is_ascii_alphanumeric() || "._-".contains(char) { char } else { '_' }
     };

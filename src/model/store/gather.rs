@@ -17,7 +17,7 @@ use crate::model::layout::{
     GENAI_CONFIG, GRAPH_CANDIDATES, graph_files, is_graph, named_by_genai, only_graph,
 };
 use crate::model::manifest::{self, Digest, MANIFEST_FILE, Manifest, ManifestError};
-use crate::model::source::{FetchError, Fetcher, Progress, TOKENIZER_COMPANIONS, Version, Wish};
+use crate::model::source::{FetchError, Fetcher, Progress, TOKENIZER_COMPANIONS, Version, Wish, file_names};
 use crate::model::spec::Source;
 
 /// The name of the tokenizer among a model's files.
@@ -146,15 +146,21 @@ pub(super) async fn graph_name(
     wanted: &Wanted<'_>,
 ) -> Result<String, PrepareError> {
     let source = wanted.source;
-    let path = match source {
-        Source::Path(path) => path.to_string_lossy().into_owned(),
-        Source::Hub(hub) => hub.path().unwrap_or_default().to_owned(),
-        Source::Url(url) => url.to_string(),
-        Source::Oci(_) => String::new(),
+    let last = |path: &str| vec![path.rsplit('/').next().unwrap_or_default().to_owned()];
+    let named = match source {
+        Source::Path(path) => last(&path.to_string_lossy()),
+        Source::Hub(hub) => last(hub.path().unwrap_or_default()),
+        Source::Url(url) => file_names(url),
+        Source::Oci(_) => Vec::new(),
     };
-    let named = path.rsplit('/').next().unwrap_or_default();
-    if is_graph(named) && manifest.file(named).is_some() {
-        return Ok(named.to_owned());
+    // An address may name a graph by anything, such as `download`; elsewhere only these endings do not mean a folder.
+    let may_be = |name: &str| match source {
+        Source::Url(_) => Path::new(name).extension().is_none_or(|extension| extension != "json"),
+        Source::Path(_) | Source::Hub(_) | Source::Oci(_) => is_graph(name),
+    };
+    let mut named = named.into_iter().filter(|name| may_be(name) && manifest.file(name).is_some());
+    if let Some(name) = named.next() {
+        return Ok(name);
     }
     if let Some(name) = genai_name(manifest, folder, wanted).await? {
         return Ok(name);

@@ -119,6 +119,29 @@ async fn the_graph_that_a_source_names_goes_before_the_one_that_genai_names() {
 }
 
 #[tokio::test]
+async fn an_address_names_its_graph_however_it_is_written() {
+    let (hub, store) = (Server::start().await, Server::start().await);
+    hub.put("/m/my%20model.onnx", Page::file(&graph(&[]), "v"));
+    hub.put("/m/phi-3.5", Page::file(&graph(&[]), "v"));
+    hub.put("/m/tokenizer.json", Page::file(b"{}", "v"));
+    hub.put("/m/genai_config.json", Page::file(&genai("decoder.onnx"), "v"));
+    hub.put_large(COMMIT, "my%20model.onnx", &graph(&[]), &store);
+    hub.put_small(COMMIT, "genai_config.json", &genai("decoder.onnx"));
+    hub.put_small(COMMIT, "tokenizer.json", b"{}");
+    for (path, name) in [
+        ("/m/my%20model.onnx", "my_model.onnx"),
+        ("/m/phi-3.5", "phi-3.5"),
+        ("/o/r/resolve/main/my%20model.onnx", "my model.onnx"),
+    ] {
+        let bench = Bench::with_hub(&hub.address);
+        for _ in 0..2 {
+            let prepared = bench.prepare(&hub.url(path)).await.unwrap();
+            assert_eq!(prepared.graph, prepared.folder.join(name));
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_graph_that_is_named_and_not_listed_is_refused_and_not_another_one_served() {
     let files = folder(&[("model.onnx", &graph(&[]))]);
     Manifest::of_folder(files.path()).unwrap().write(files.path()).unwrap();
