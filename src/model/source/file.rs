@@ -24,9 +24,10 @@ pub(super) async fn graph(path: &Path) -> Result<PathBuf, FetchError> {
                 Err(named) => Err(not_found("ONNX graph", &given, named, listing(&given)?)),
             };
         }
-        if given.to_str().is_some_and(is_graph) {
+        if given.to_str().is_some_and(is_graph) && given.is_file() {
             return Ok(given);
         }
+        // A pipe would keep whoever opens it waiting for ever.
         let found = "a file of another kind".to_owned();
         Err(not_found("ONNX graph", &given, "a folder or a file named *.onnx or *.ort".to_owned(), found))
     })
@@ -46,7 +47,7 @@ pub(super) async fn tokenizer(path: &Path) -> Result<PathBuf, FetchError> {
     let given = path.to_owned();
     blocking(path, move || {
         let is_folder = fs::metadata(&given).map_err(storage("open the tokenizer", &given))?.is_dir();
-        if !is_folder && given.extension().is_some_and(|extension| extension == "json") {
+        if given.extension().is_some_and(|extension| extension == "json") && given.is_file() {
             return Ok(given);
         }
         let folder = if is_folder { given.as_path() } else { given.parent().unwrap_or(Path::new("")) };

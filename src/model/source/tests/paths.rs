@@ -82,6 +82,24 @@ async fn a_path_that_is_missing_or_no_graph_is_named() {
 }
 
 #[tokio::test]
+async fn a_pipe_is_neither_a_graph_nor_a_tokenizer_and_nobody_waits_for_it() {
+    let place = Place::without_hub();
+    for name in ["model.onnx", "tokenizer.json", "genai_config.json"] {
+        let path = place.folder.path().join(name);
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    }
+    let folder = place.folder.path();
+    for path in [folder.to_owned(), folder.join("model.onnx")] {
+        let error = place.graph(path.to_str().unwrap()).await.unwrap_err();
+        assert!(matches!(error, FetchError::NotFound { .. }), "{error:?}");
+    }
+    for path in [folder.to_owned(), folder.join("tokenizer.json")] {
+        let error = place.tokenizer(path.to_str().unwrap()).await.unwrap_err();
+        assert!(matches!(error, FetchError::NotFound { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_tokenizer_is_found_in_the_folder_beside_the_graph_or_above_onnx() {
     let place = Place::without_hub();
     let folder = place.folder.path().join("model");
