@@ -12,6 +12,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::manifest::MOST_FILES;
 use super::spec::is_relative_path;
 use crate::engine::ort::{GraphFiles, named_data_files};
 
@@ -122,9 +123,9 @@ fn genai_graph(config: &[u8]) -> Result<Option<String>, String> {
 }
 
 /// The files beside a graph that it names itself as the places of its weights, such as `model.onnx_data_1`. What would lie
-/// outside its folder is left out.
+/// outside its folder is left out, and so is what is more than a model has: each may be a question to a server.
 pub(super) fn data_files(graph: &Path) -> Vec<String> {
-    named_data_files(graph).into_iter().filter(|name| is_relative_path(name)).collect()
+    named_data_files(graph).into_iter().filter(|name| is_relative_path(name)).take(MOST_FILES).collect()
 }
 
 /// The graph that takes the cache which the one at `graph` returns.

@@ -18,7 +18,7 @@ use super::hexadecimal::{hexadecimal, is_sha256};
 pub const MANIFEST_FILE: &str = "manifest.json";
 
 /// More files than any model has; a bound for what a stranger's manifest may ask for.
-const MOST_FILES: usize = 1024;
+pub(super) const MOST_FILES: usize = 1024;
 /// Longest name of a file.
 const LONGEST_NAME: usize = 200;
 /// Largest manifest that is read.

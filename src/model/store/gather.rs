@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use super::error::PrepareError;
 use super::{Wanted, blocking};
 use crate::engine::ort::GraphFiles;
-use crate::engine::ort::inspect::external_files;
+use crate::engine::ort::inspect::{GraphFault, external_files};
 use crate::model::layout::{
     GENAI_CONFIG, GRAPH_CANDIDATES, graph_files, is_graph, named_by_genai, only_graph,
 };
-use crate::model::manifest::{self, Digest, MANIFEST_FILE, Manifest, ManifestError};
+use crate::model::manifest::{self, Digest, MANIFEST_FILE, MOST_FILES, Manifest, ManifestError};
 use crate::model::source::{FetchError, Fetcher, Progress, TOKENIZER_COMPANIONS, Version, Wish, file_names};
 use crate::model::spec::Source;
 
@@ -228,7 +228,12 @@ fn data_files(graph: &Path, in_place: bool) -> Result<Vec<String>, PrepareError>
     };
     let found = found.into_iter();
     if in_place {
-        return Ok(found.filter(|name| manifest::is_file_name(name)).collect());
+        return Ok(found.filter(|name| manifest::is_file_name(name)).take(MOST_FILES).collect());
+    }
+    // Before the first is fetched: no manifest could list them.
+    if found.len() > MOST_FILES {
+        let message = format!("it keeps weights in {} files, a model has at most {MOST_FILES}", found.len());
+        return Err(PrepareError::Graph { path: graph.to_owned(), fault: GraphFault::Invalid(message) });
     }
     let outside = |location| PrepareError::Data { path: graph.to_owned(), location };
     let checked = |name: String| if manifest::is_file_name(&name) { Ok(name) } else { Err(outside(name)) };

@@ -100,6 +100,23 @@ async fn what_a_server_sends_instead_of_the_model_is_refused() {
     bench.assert_clean();
 }
 
+#[tokio::test]
+async fn more_files_of_weights_than_a_model_has_are_not_asked_for() {
+    let (server, bench, url) = served().await;
+    let names: Vec<String> = (0..2000).map(|number| format!("part-{number}")).collect();
+    let graph = graph(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    server.put("/m/model.onnx", Page::file(&graph, "v2"));
+    server.put_small(COMMIT, "model.onnx", &graph);
+    for source in [&url, "hf://o/r"] {
+        let (reason, permanent, message) = refused(bench.prepare(source).await);
+        assert_eq!((reason, permanent), ("InvalidOnnx", true), "{message}");
+        assert!(message.contains("weights in 2000 files"), "{message}");
+    }
+    let asked = server.seen().iter().filter(|seen| seen.path.contains("part-")).count();
+    assert_eq!(asked, 1024, "by the hub alone, which looks for what may be there");
+    assert_eq!(bench.names("models"), Vec::<String>::new());
+}
+
 /// Row 13: what a line does in the middle of a model.
 #[tokio::test]
 async fn a_model_arrives_whole_over_a_line_that_breaks() {
