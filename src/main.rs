@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    inference_gateway::memory::map_large_blocks();
     inference_gateway::failpoint::start();
     match inference_gateway::cli::run() {
         Ok(()) => ExitCode::SUCCESS,

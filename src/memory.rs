@@ -56,6 +56,25 @@ fn cgroup_free_bytes(membership: &str, root: &Path) -> Option<u64> {
     free.min()
 }
 
+/// Blocks of this size and larger are mapped by themselves.
+#[cfg(target_env = "gnu")]
+const MAPPED_BYTES: libc::c_int = 256 << 10;
+
+/// Has large blocks mapped by themselves, so that they go back to the system when they are freed. To be called before anything
+/// large is allocated.
+///
+/// Left to itself the allocator raises that bound to 32 MiB when the first model is dropped. The weights of the next one then lie
+/// among smaller blocks of many threads, and what they leave cannot be given back: after a few dozen swaps the process had grown by
+/// half of a model.
+pub fn map_large_blocks() {
+    #[cfg(target_env = "gnu")]
+    {
+        #[expect(unsafe_code, reason = "the standard library has no way to ask for it")]
+        // SAFETY: a setting of the allocator; nobody holds anything yet that it would change.
+        let _accepted = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES) };
+    }
+}
+
 /// Gives memory that is not in use back to the system: the allocator keeps it otherwise.
 pub fn trim() {
     #[cfg(target_env = "gnu")]

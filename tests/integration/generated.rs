@@ -34,7 +34,9 @@ fn the_reference_of_the_settings_is_that_of_the_flags() {
 fn documents_name_settings_that_exist() {
     let reference = printed(&["config", "--markdown"]);
     let known: Vec<&str> = reference.split('`').collect();
-    for page in ["README.md", "docs/model-updates.md", "docs/models.md", "docs/kubernetes.md", "ARCHITECTURE.md"] {
+    for page in
+        ["README.md", "docs/model-updates.md", "docs/models.md", "docs/kubernetes.md", "ARCHITECTURE.md"]
+    {
         let text = fs::read_to_string(project().join(page)).unwrap();
         let named = text.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
         for name in named.filter(|name| name.starts_with("INFERENCE_") && !name.ends_with('_')) {
