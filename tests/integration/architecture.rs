@@ -8,7 +8,7 @@ use crate::harness::project;
 
 /// What each module may use of the others.
 const MAY_USE: [(&str, &[&str]); 17] = [
-    ("main", &["cli", "failpoint"]),
+    ("main", &["cli", "failpoint", "memory"]),
     ("lib", &[]),
     ("cli", &["app", "config", "k8s", "model", "shutdown", "telemetry"]),
     ("app", &["config", "engine", "http", "k8s", "memory", "metrics", "model", "models_file", "shutdown"]),
