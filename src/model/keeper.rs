@@ -28,7 +28,7 @@ use super::room::{self, Way};
 use super::slot::{Failure, Slot};
 use super::source::Progress;
 use super::store::Prepared;
-use super::workshop::{AttemptError, Turn, Workshop};
+use super::workshop::{AttemptError, Turn, Verified, Workshop};
 use super::{Defaults, LoadedModel, ModelState, Reason, Target};
 
 /// Pause after the first attempt that failed in passing; doubles up to [`LONGEST_PAUSE`].
@@ -354,7 +354,7 @@ impl Keeper {
     async fn bring(&mut self, target: &Arc<Target>) -> Result<(), AttemptError> {
         let started = Instant::now();
         let prepared = self.prepare(target).await?;
-        let needed_bytes = self.try_out(target, &prepared, None).await?;
+        let Verified { needed_bytes, is_owed } = self.try_out(target, &prepared, None).await?;
         // At most two revisions are in memory: whatever is going, or kept to go back to, goes first.
         self.drain_previous();
         if let Some(told) = self.drains.told() {
@@ -365,8 +365,8 @@ impl Keeper {
         let way = self.make_room(target, needed_bytes).await?;
         if way == Way::Instead {
             self.take_out(target).await;
-            // There may have been too little memory to try it where it can do no harm: now there is.
-            if let Err(error) = self.try_out(target, &prepared, Some(&turn)).await {
+            // Now there is memory to try it where it can do no harm.
+            if is_owed && let Err(error) = self.try_out(target, &prepared, Some(&turn)).await {
                 self.bring_back(&turn).await;
                 return Err(error);
             }
@@ -396,19 +396,19 @@ impl Keeper {
         self.workshop.prepare(target, &progress).await
     }
 
-    /// Tries the revision, unless it has proved itself before; returns the memory that loading it takes.
+    /// Tries the revision, unless it has proved itself before.
     async fn try_out(
         &self,
         target: &Target,
         prepared: &Prepared,
         turn: Option<&Turn>,
-    ) -> Result<u64, AttemptError> {
+    ) -> Result<Verified, AttemptError> {
         if let Some(proved) = self.history.stable()
             && proved.revision == target.revision
             && proved.digest.is_some()
             && proved.digest == prepared.digest.as_ref().map(ToString::to_string)
         {
-            return Ok(proved.memory_bytes);
+            return Ok(Verified { needed_bytes: proved.memory_bytes, is_owed: false });
         }
         self.slot.set_state(&target.revision, ModelState::Verifying, "");
         self.workshop.verify(target, prepared, turn).await

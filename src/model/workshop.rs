@@ -51,6 +51,15 @@ pub struct Trial {
     pub threads: usize,
 }
 
+/// What came of trying a model.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Verified {
+    /// Memory that loading it takes.
+    pub(super) needed_bytes: u64,
+    /// Whether there was too little memory for the process of its own in which it was to be tried.
+    pub(super) is_owed: bool,
+}
+
 /// The turn to bring a model into memory; also kept by a thread that is still loading one that nobody wants any more.
 pub(super) type Turn = Arc<OwnedSemaphorePermit>;
 
@@ -129,7 +138,7 @@ impl Workshop {
         })
     }
 
-    /// Tries a model where it can do no harm; returns the memory that loading it takes, in bytes.
+    /// Tries a model where it can do no harm.
     ///
     /// Where it cannot be tried beside what serves for lack of memory, its files are looked at, and it is tried once it is
     /// loaded: the keeper decides whether it may come that far. `turn` is that of a caller who has it already.
@@ -138,7 +147,7 @@ impl Workshop {
         target: &Target,
         prepared: &Prepared,
         turn: Option<&Turn>,
-    ) -> Result<u64, AttemptError> {
+    ) -> Result<Verified, AttemptError> {
         let started = Instant::now();
         let probes = format!("{:?}", target.verify);
         let what = prepared
@@ -146,7 +155,7 @@ impl Workshop {
             .as_ref()
             .map(|digest| (format!("{}{probes}", target.revision), digest.to_string()));
         if let Some(known) = what.as_ref().and_then(|what| self.tried().get(what).copied()) {
-            return Ok(target.memory_bytes.unwrap_or(known));
+            return Ok(Verified { needed_bytes: target.memory_bytes.unwrap_or(known), is_owed: false });
         }
         let request = VerifyRequest {
             name: target.key.clone(),
@@ -160,9 +169,9 @@ impl Workshop {
         let files = tokio::task::spawn_blocking(move || verify::check_files(&checked))
             .await
             .map_err(|_panicked| AttemptError::Lost)??;
-        let needed_bytes = match target.verify.isolation {
+        let (needed_bytes, is_owed) = match target.verify.isolation {
             // The probes are run once it is loaded.
-            Isolation::InProcess => files.memory_estimate_bytes,
+            Isolation::InProcess => (files.memory_estimate_bytes, false),
             Isolation::Subprocess => {
                 let _turn = match turn {
                     Some(turn) => Arc::clone(turn),
@@ -170,20 +179,20 @@ impl Workshop {
                 };
                 match self.free_for(target, files.memory_estimate_bytes).await {
                     Some(free_bytes) if files.memory_estimate_bytes > free_bytes => {
-                        files.memory_estimate_bytes
+                        (files.memory_estimate_bytes, true)
                     }
                     free_bytes => {
                         let report = self.try_in_child(&request, free_bytes).await?;
                         if let Some(what) = what {
                             self.tried().insert(what, report.peak_bytes);
                         }
-                        report.peak_bytes
+                        (report.peak_bytes, false)
                     }
                 }
             }
         };
         self.finish_phase(&target.key, LoadPhase::Verify, started);
-        Ok(target.memory_bytes.unwrap_or(needed_bytes))
+        Ok(Verified { needed_bytes: target.memory_bytes.unwrap_or(needed_bytes), is_owed })
     }
 
     fn tried(&self) -> MutexGuard<'_, BTreeMap<(String, String), u64>> {
