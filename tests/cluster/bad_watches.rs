@@ -9,7 +9,6 @@ use crate::fleet::spec;
 use crate::plane::ControlPlane;
 use crate::proxied::Proxied;
 use crate::proxy::Behaviour;
-use crate::traffic::http_client;
 
 /// Of a watch that ends early another one is begun, two pods and a controller have seven of them, and the lease and what is
 /// written come to that.
@@ -60,12 +59,7 @@ async fn watches_that_hold_back_repeat_or_forget_lead_to_the_same_end() {
     proxied.is_told("410").await;
     proxied.fleet.wait_rolled_out("chat").await;
     for pod in &proxied.fleet.pods {
-        let url = format!("http://{}/api/v1/inference", pod.api);
-        eventually("404", async || {
-            let request = http_client().post(&url).body(r#"{"text": "a", "model": "other"}"#);
-            (request.send().await.ok()?.status() == 404).then_some(())
-        })
-        .await;
+        pod.wait_without("other").await;
     }
     proxied.recover("versions that were forgotten").await;
     assert_eq!(proxied.traffic.stop().await.verdict(), Ok(()));

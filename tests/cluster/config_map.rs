@@ -22,12 +22,6 @@ fn list(tiny: &str) -> String {
         .to_string()
 }
 
-/// What `/readyz` says.
-async fn told(pod: &GatewayPod) -> String {
-    let url = format!("http://{}/readyz", pod.ops);
-    http_client().get(url).send().await.unwrap().text().await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watched_config_map_is_followed_and_what_does_not_hold_changes_nothing() {
     let namespace = ControlPlane::shared().await.namespace("config-map").await;
@@ -44,9 +38,7 @@ async fn a_watched_config_map_is_followed_and_what_does_not_hold_changes_nothing
     };
     let pod = GatewayPod::start(&namespace, "gateway-0", &template).await;
     let missing = eventually("a reason", async || {
-        let told =
-            http_client().get(format!("http://{}/readyz", pod.ops)).send().await.ok()?.text().await.ok()?;
-        told.contains("there is no ConfigMap models").then_some(told)
+        pod.readiness().await.filter(|told| told.contains("there is no ConfigMap models"))
     })
     .await;
     assert!(missing.contains("\"ready\":false"), "{missing}");
@@ -57,12 +49,11 @@ async fn a_watched_config_map_is_followed_and_what_does_not_hold_changes_nothing
     let maps: Api<ConfigMap> = namespace.all();
     for (bad, why) in [("- {name: chat, sepc: 1}", "unknown field"), ("a: [", "line"), ("", "is empty")] {
         put(&namespace, bad).await;
-        let told = eventually(why, async || Some(told(&pod).await).filter(|told| told.contains(why))).await;
+        let told = eventually(why, async || pod.readiness().await.filter(|told| told.contains(why))).await;
         assert!(told.contains("\"ready\":true"), "{told}");
     }
     maps.delete("models", &DeleteParams::default()).await.unwrap();
-    eventually("a reason", async || Some(told(&pod).await).filter(|told| told.contains("no ConfigMap")))
-        .await;
+    eventually("a reason", async || pod.readiness().await.filter(|told| told.contains("no ConfigMap"))).await;
     assert_eq!(ask(&http_client(), pod.api, &body("chat", PROMPT, true)).await.unwrap(), before);
 
     put(&namespace, &list("gpt2")).await;
@@ -71,7 +62,10 @@ async fn a_watched_config_map_is_followed_and_what_does_not_hold_changes_nothing
         (answer.revision != before.revision).then_some(())
     })
     .await;
-    assert!(!told(&pod).await.contains("reason\":\"what is known"), "nothing is wrong any more");
+    assert!(
+        !pod.readiness().await.unwrap().contains("reason\":\"what is known"),
+        "nothing is wrong any more"
+    );
 }
 
 /// The objects of a cluster and the list in a ConfigMap are two ways to say what is served: not both.

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::rbac::v1::RoleBinding;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
 
@@ -174,22 +173,14 @@ async fn rights_that_are_taken_and_given_back_cost_no_request() {
     traffic.phase("without rights");
     fleet.apply("chat", &spec("gpt2")).await;
     // A watch that is open stays so; its next beginning is refused.
-    let ops = format!("http://{}", fleet.pods[0].ops);
+    let pod = &fleet.pods[0];
     eventually("a watch that is told to be ill", async || {
-        let text = crate::traffic::http_client()
-            .get(format!("{ops}/metrics"))
-            .send()
-            .await
-            .ok()?
-            .text()
-            .await
-            .ok()?;
-        text.contains("inference_gateway_watch_healthy{resource=\"models\"} 0").then_some(())
+        let ill = "inference_gateway_watch_healthy{resource=\"models\"} 0";
+        pod.metrics().await?.contains(ill).then_some(())
     })
     .await;
-    let ready = crate::traffic::http_client().get(format!("{ops}/readyz")).send().await.unwrap();
-    assert!(ready.status().is_success());
-    let told = ready.text().await.unwrap();
+    let told = pod.readiness().await.unwrap();
+    assert!(told.contains("\"ready\":true"), "{told}");
     assert!(told.contains("what is known stays in force") && told.contains("forbidden"), "{told}");
     traffic.wait_answers(20).await;
     let again = RoleBinding { metadata: named("gateway"), ..binding };
@@ -221,12 +212,7 @@ async fn objects_that_are_deleted_by_hand_come_back_and_a_deleted_model_ends() {
     assert_eq!(traffic.stop().await.verdict(), Ok(()));
 
     fleet.models.delete("chat", &DeleteParams::default()).await.unwrap();
-    let url = format!("http://{}/api/v1/inference", fleet.pods[0].api);
-    eventually("404", async || {
-        let request = crate::traffic::http_client().post(&url).body(r#"{"text": "a", "model": "chat"}"#);
-        (request.send().await.ok()?.status() == 404).then_some(())
-    })
-    .await;
+    fleet.pods[0].wait_without("chat").await;
     eventually("no replicas", async || fleet.serving().await.is_empty().then_some(())).await;
 }
 
@@ -308,12 +294,12 @@ async fn a_rollout_takes_pods_along_that_come_and_forgets_those_that_go() {
 async fn an_object_of_another_version_hides_no_other_and_leaves_what_it_serves() {
     let plane = ControlPlane::start("versions").await;
     let mut fleet = Fleet::prepare(&plane, "versions").await;
-    let definitions: Api<CustomResourceDefinition> = Api::all(plane.admin().await);
-    let mut definition = definitions.get("models.inference-gateway.io").await.unwrap();
-    let schema = definition.spec.versions[0].schema.as_mut().unwrap().open_api_v3_schema.as_mut().unwrap();
-    let spec_schema = schema.properties.as_mut().unwrap().get_mut("spec").unwrap();
-    spec_schema.x_kubernetes_preserve_unknown_fields = Some(true);
-    definitions.replace("models.inference-gateway.io", &PostParams::default(), &definition).await.unwrap();
+    plane
+        .change_model_schema(|schema| {
+            let spec_schema = schema.properties.as_mut().unwrap().get_mut("spec").unwrap();
+            spec_schema.x_kubernetes_preserve_unknown_fields = Some(true);
+        })
+        .await;
     let mut strange = spec("llama");
     strange["torrent"] = json!("x");
     // The apiserver takes a moment to serve the new schema.

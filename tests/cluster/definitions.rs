@@ -10,8 +10,7 @@ use crate::eventually;
 use crate::fleet::{Fleet, install, spec};
 use crate::plane::ControlPlane;
 use crate::program::Program;
-use crate::proxied::{Proxied, readiness};
-use crate::traffic::http_client;
+use crate::proxied::Proxied;
 
 /// Longer than a model whose object is gone goes on where the kind is still there.
 const LONGER_THAN_THE_END_OF_A_MODEL: Duration = Duration::from_secs(13);
@@ -44,18 +43,13 @@ async fn restarts(fleet: &Fleet, pod: &str) -> i32 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn definitions_that_come_late_or_are_deleted_take_no_model_out_of_service() {
     let plane = ControlPlane::start("definitions").await;
-    let fleet = Fleet::prepare(&plane, "definitions").await;
-    remove_definitions(&plane, &fleet).await;
-
-    // Not installed yet.
+    // Not installed yet. Deleting them now would not be the same: the apiserver may take minutes for the end of one that it has
+    // only begun to serve.
+    let fleet = Fleet::prepare_uninstalled(&plane, "definitions").await;
     let (fleet, proxy) = Proxied::behind(fleet, 2).await;
     for pod in &fleet.pods {
-        let told = eventually("a reason", async || {
-            let url = format!("http://{}/readyz", pod.ops);
-            let told = http_client().get(url).send().await.ok()?.text().await.ok()?;
-            told.contains(WHY).then_some(told)
-        })
-        .await;
+        let told =
+            eventually("a reason", async || pod.readiness().await.filter(|told| told.contains(WHY))).await;
         assert!(told.contains("\"ready\":false") && told.contains("not known yet which models"), "{told}");
     }
     let asked = proxy.asked_within(Duration::from_secs(3)).await;
@@ -84,7 +78,7 @@ async fn definitions_that_come_late_or_are_deleted_take_no_model_out_of_service(
     proxied.traffic.phase("installed again");
     install(&plane).await;
     for pod in &proxied.fleet.pods {
-        eventually("nothing wrong", async || (!readiness(pod).await.contains(WHY)).then_some(())).await;
+        eventually("nothing wrong", async || pod.readiness().await.filter(|told| !told.contains(WHY))).await;
     }
     let asked = proxied.proxy.asked_within(LONGER_THAN_THE_END_OF_A_MODEL).await;
     assert!(asked.of("") <= MOST_REQUESTS, "{asked:?}");
@@ -97,12 +91,7 @@ async fn definitions_that_come_late_or_are_deleted_take_no_model_out_of_service(
     proxied.fleet.models.delete("chat", &DeleteParams::default()).await.unwrap();
     let deleted = Instant::now();
     for pod in &proxied.fleet.pods {
-        let url = format!("http://{}/api/v1/inference", pod.api);
-        eventually("404", async || {
-            let request = http_client().post(&url).body(r#"{"text": "a", "model": "chat"}"#);
-            (request.send().await.ok()?.status() == 404).then_some(())
-        })
-        .await;
+        pod.wait_without("chat").await;
     }
     println!("deleted by hand: the last pod has ended it after {:.1} s", deleted.elapsed().as_secs_f64());
     proxied.fleet.apply("chat", &spec("llama")).await;

@@ -95,6 +95,11 @@ impl Fleet {
     /// Everything but pods and controllers.
     pub(crate) async fn prepare(plane: &ControlPlane, name: &str) -> Self {
         install(plane).await;
+        Self::prepare_uninstalled(plane, name).await
+    }
+
+    /// The same, in a cluster whose definitions are another's matter.
+    pub(crate) async fn prepare_uninstalled(plane: &ControlPlane, name: &str) -> Self {
         let namespace = plane.namespace(name).await;
         for account in ["gateway", "controller"] {
             let roles: Vec<Role> = manifest(account);

@@ -22,6 +22,7 @@ use crate::namespace::Namespace;
 use crate::node_status::{Observed, is_ready, write_status};
 use crate::ports::free_address;
 use crate::program::Program;
+use crate::traffic::{body, http_client};
 use crate::{eventually, spawn};
 
 /// Kubelets probe each second at the most; tests need not wait so long.
@@ -102,6 +103,30 @@ impl GatewayPod {
         eventually(&what, async || {
             let object = self.pods.get_opt(&self.name).await.ok().flatten();
             object.filter(|object| is_ready(object) == ready)
+        })
+        .await;
+    }
+
+    /// What `/readyz` says; `None` while nobody answers.
+    pub(crate) async fn readiness(&self) -> Option<String> {
+        self.told("/readyz").await
+    }
+
+    /// What `/metrics` says; `None` while nobody answers.
+    pub(crate) async fn metrics(&self) -> Option<String> {
+        self.told("/metrics").await
+    }
+
+    async fn told(&self, path: &str) -> Option<String> {
+        http_client().get(format!("http://{}{path}", self.ops)).send().await.ok()?.text().await.ok()
+    }
+
+    /// Waits until a model is not there any more for those who ask.
+    pub(crate) async fn wait_without(&self, model: &str) {
+        let url = format!("http://{}/api/v1/inference", self.api);
+        eventually(&format!("{} without {model}", self.name), async || {
+            let answer = http_client().post(&url).json(&body(model, "a", false)).send().await.ok()?;
+            (answer.status() == 404).then_some(())
         })
         .await;
     }

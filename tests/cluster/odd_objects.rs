@@ -1,7 +1,6 @@
 //! Objects that cannot be understood or are as large as the apiserver lets through, next to good ones.
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::DeleteParams;
 use serde_json::{Value, json};
 
 use crate::eventually;
@@ -13,29 +12,26 @@ const LARGE: usize = 1 << 20;
 
 /// A looser schema of models, as another version may have: what is below the spec is not looked at.
 async fn loosen(plane: &ControlPlane, fleet: &Fleet) {
-    let definitions: Api<CustomResourceDefinition> = Api::all(plane.admin().await);
-    let mut definition = definitions.get("models.inference-gateway.io").await.unwrap();
-    let schema = definition.spec.versions[0].schema.as_mut().unwrap().open_api_v3_schema.as_mut().unwrap();
-    schema.x_kubernetes_validations = None;
-    let spec_schema = schema.properties.as_mut().unwrap().get_mut("spec").unwrap();
-    spec_schema.properties.as_mut().unwrap().retain(|name, _| name == "gatewayRef");
-    spec_schema.x_kubernetes_preserve_unknown_fields = Some(true);
-    (spec_schema.x_kubernetes_validations, spec_schema.required) = (None, None);
-    definitions.replace("models.inference-gateway.io", &PostParams::default(), &definition).await.unwrap();
-    // The apiserver takes a moment to serve the new schema.
-    eventually("the looser schema", async || try_apply(fleet, "probe", &json!({"source": 7})).await.ok())
+    plane
+        .change_model_schema(|schema| {
+            schema.x_kubernetes_validations = None;
+            let spec_schema = schema.properties.as_mut().unwrap().get_mut("spec").unwrap();
+            spec_schema.properties.as_mut().unwrap().retain(|name, _| name == "gatewayRef");
+            spec_schema.x_kubernetes_preserve_unknown_fields = Some(true);
+            (spec_schema.x_kubernetes_validations, spec_schema.required) = (None, None);
+        })
         .await;
+    // The apiserver takes a moment to serve the new schema.
+    let loose = addressed(&json!({"source": 7}));
+    eventually("the looser schema", async || fleet.try_apply("probe", &loose).await.ok()).await;
     fleet.models.delete("probe", &DeleteParams::default()).await.unwrap();
 }
 
-async fn try_apply(fleet: &Fleet, name: &str, spec: &Value) -> kube::Result<()> {
+/// Of the gateway of the tests, which the looser schema does not fill in.
+fn addressed(spec: &Value) -> Value {
     let mut spec = spec.clone();
     spec["gatewayRef"] = json!({"name": "default"});
-    let object = json!({
-        "apiVersion": "inference-gateway.io/v1alpha1", "kind": "Model", "metadata": {"name": name}, "spec": spec,
-    });
-    let ours = PatchParams::apply("tests").force();
-    fleet.models.patch(name, &ours, &Patch::Apply(&object)).await.map(drop)
+    spec
 }
 
 /// A spec that is as large as the schema lets it be.
@@ -69,9 +65,10 @@ async fn objects_that_make_no_sense_or_are_huge_hide_no_other() {
         ("huge-name", json!({"source": {"path": "a"}, "servedName": {"name": huge}}), "InvalidSpec"),
     ];
     for (name, spec, _) in &odd {
-        try_apply(&fleet, name, spec).await.unwrap();
+        fleet.apply(name, &addressed(spec)).await;
     }
-    let too_large = try_apply(&fleet, "too-large", &json!({"torrent": "z".repeat(2 * LARGE)})).await;
+    let too_large = addressed(&json!({"torrent": "z".repeat(2 * LARGE)}));
+    let too_large = fleet.try_apply("too-large", &too_large).await;
     println!("two megabytes: {}", too_large.unwrap_err().to_string().chars().take(120).collect::<String>());
     for (name, _, reason) in &odd {
         let status =

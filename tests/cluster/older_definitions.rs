@@ -1,8 +1,7 @@
 //! A new controller on the definitions of an older version: it says what is lost, and goes on with the rest.
 
 use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::{Api, ListParams};
 
 use crate::eventually;
 use crate::fleet::{Fleet, condition, install, spec};
@@ -14,13 +13,13 @@ const OUTDATED: &str = "inference_gateway_definition_outdated{resource=\"models\
 async fn a_controller_says_which_fields_an_older_definition_loses_and_goes_on() {
     let plane = ControlPlane::start("older").await;
     let mut fleet = Fleet::prepare(&plane, "older").await;
-    let definitions: Api<CustomResourceDefinition> = Api::all(plane.admin().await);
-    let mut older = definitions.get("models.inference-gateway.io").await.unwrap();
-    let schema = older.spec.versions[0].schema.as_mut().unwrap().open_api_v3_schema.as_mut().unwrap();
-    let spec_schema = schema.properties.as_mut().unwrap().get_mut("spec").unwrap();
-    let rollout = spec_schema.properties.as_mut().unwrap().get_mut("rollout").unwrap();
-    rollout.properties.as_mut().unwrap().remove("watch").unwrap();
-    definitions.replace("models.inference-gateway.io", &PostParams::default(), &older).await.unwrap();
+    plane
+        .change_model_schema(|schema| {
+            let spec_schema = schema.properties.as_mut().unwrap().get_mut("spec").unwrap();
+            let rollout = spec_schema.properties.as_mut().unwrap().get_mut("rollout").unwrap();
+            rollout.properties.as_mut().unwrap().remove("watch").unwrap();
+        })
+        .await;
     // The apiserver publishes a new schema a moment after it has stored it.
     let admin = plane.admin().await;
     let published = async |wanted: bool| {

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use axum::http::Request;
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, Patch, PatchParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, JSONSchemaProps,
+};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::{conditions, wait::await_condition};
 use kube::{Client, ResourceExt};
 use rustix::process::Signal;
@@ -93,6 +95,16 @@ impl ControlPlane {
         definitions.patch(&name, &manager, &Patch::Apply(definition)).await.unwrap();
         let established = await_condition(definitions, &name, conditions::is_crd_established());
         tokio::time::timeout(PATIENCE, established).await.expect("the definition is established").unwrap();
+    }
+
+    /// Changes the schema of models, as another version of this project may have it. The apiserver serves it a moment later.
+    pub(crate) async fn change_model_schema(&self, change: impl FnOnce(&mut JSONSchemaProps)) {
+        let definitions: Api<CustomResourceDefinition> = Api::all(self.admin().await);
+        let mut definition = definitions.get("models.inference-gateway.io").await.unwrap();
+        change(definition.spec.versions[0].schema.as_mut().unwrap().open_api_v3_schema.as_mut().unwrap());
+        let changed =
+            definitions.replace("models.inference-gateway.io", &PostParams::default(), &definition).await;
+        changed.unwrap();
     }
 
     /// From now on objects without owners are removed, and deleted namespaces end.

@@ -1,16 +1,12 @@
 //! Pods that come and go while a rollout goes on: an autoscaler, a node that is lost, and a model that is deleted while nobody
 //! leads.
 
-use std::time::Duration;
-
 use kube::api::DeleteParams;
-use serde_json::json;
 
+use crate::eventually;
 use crate::fleet::{Fleet, condition, spec};
 use crate::plane::ControlPlane;
 use crate::program::Program;
-use crate::traffic::http_client;
-use crate::{PATIENCE, eventually};
 
 /// One pod, ten, and one again, all in one rollout.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,15 +105,9 @@ async fn a_model_that_is_deleted_while_nobody_leads_goes_on_until_somebody_does(
 
     fleet.add_controller(&[]).await;
     for pod in &fleet.pods {
-        let url = format!("http://{}/api/v1/inference", pod.api);
-        eventually("404", async || {
-            let request = http_client().post(&url).json(&json!({"text": "a", "model": "chat"}));
-            (request.send().await.ok()?.status() == 404).then_some(())
-        })
-        .await;
+        pod.wait_without("chat").await;
     }
     eventually("no replicas", async || fleet.serving().await.is_empty().then_some(())).await;
     fleet.apply("chat", &spec("gpt2")).await;
-    let status = fleet.wait("chat", "made anew", |status| condition(status, "Ready") == "True RolledOut");
-    tokio::time::timeout(PATIENCE + Duration::from_secs(1), status).await.unwrap();
+    fleet.wait("chat", "made anew", |status| condition(status, "Ready") == "True RolledOut").await;
 }

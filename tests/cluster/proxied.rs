@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::eventually;
 use crate::fleet::{Fleet, spec};
-use crate::node::GatewayPod;
 use crate::plane::ControlPlane;
 use crate::proxy::{Asked, Behaviour, Proxy};
-use crate::traffic::{Traffic, http_client};
+use crate::traffic::Traffic;
 
 /// Time that each fault lasts at least.
 const FAULT: Duration = Duration::from_secs(5);
@@ -74,9 +73,9 @@ impl Proxied {
         let rolled_out = began.elapsed();
         for pod in &self.fleet.pods {
             eventually("a pod that finds nothing wrong", async || {
-                let told = readiness(pod).await;
+                let told = pod.readiness().await?;
                 let well =
-                    metrics(pod).await.contains("inference_gateway_watch_healthy{resource=\"models\"} 1");
+                    pod.metrics().await?.contains("inference_gateway_watch_healthy{resource=\"models\"} 1");
                 (well && !told.contains("what is known stays in force")).then_some(())
             })
             .await;
@@ -93,25 +92,13 @@ impl Proxied {
     pub(crate) async fn is_told(&self, why: &str) {
         for pod in &self.fleet.pods {
             eventually(why, async || {
-                let told = readiness(pod).await;
+                let told = pod.readiness().await?;
                 assert!(told.contains("\"ready\":true"), "{told}");
                 let ill =
-                    metrics(pod).await.contains("inference_gateway_watch_healthy{resource=\"models\"} 0");
+                    pod.metrics().await?.contains("inference_gateway_watch_healthy{resource=\"models\"} 0");
                 (ill && told.contains("what is known stays in force") && told.contains(why)).then_some(())
             })
             .await;
         }
     }
-}
-
-/// What `/readyz` of a pod says.
-pub(crate) async fn readiness(pod: &GatewayPod) -> String {
-    let url = format!("http://{}/readyz", pod.ops);
-    http_client().get(url).send().await.unwrap().text().await.unwrap()
-}
-
-/// What `/metrics` of a pod says.
-pub(crate) async fn metrics(pod: &GatewayPod) -> String {
-    let url = format!("http://{}/metrics", pod.ops);
-    http_client().get(url).send().await.unwrap().text().await.unwrap()
 }

@@ -10,7 +10,7 @@ use kube::api::{Api, ListParams, PostParams};
 use crate::eventually;
 use crate::fleet::Fleet;
 use crate::plane::ControlPlane;
-use crate::proxied::{Proxied, metrics};
+use crate::proxied::Proxied;
 
 /// Time in which the requests are counted.
 const WINDOW: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ async fn a_rollout_waits_for_pods_that_may_not_tell_and_goes_on_without_events()
     proxied.update().await;
     let refused = "inference_gateway_cluster_writes_total{outcome=\"refused\",resource=\"modelreplicas\"}";
     for pod in &proxied.fleet.pods {
-        eventually("a refused write", async || metrics(pod).await.contains(refused).then_some(())).await;
+        eventually("a refused write", async || pod.metrics().await?.contains(refused).then_some(())).await;
     }
     let asked = proxied.proxy.asked_within(WINDOW).await;
     println!("no status: {asked:?} in {WINDOW:?}");

@@ -42,12 +42,6 @@ impl Outages {
     }
 }
 
-/// What a pod says of itself.
-async fn told(fleet: &Fleet, pod: usize) -> String {
-    let url = format!("http://{}/readyz", fleet.pods[pod].ops);
-    crate::traffic::http_client().get(url).send().await.unwrap().text().await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_that_unload_first_leave_their_endpoints_one_after_the_other() {
     let mut fleet = Fleet::prepare(ControlPlane::shared().await, "room").await;
@@ -68,8 +62,8 @@ async fn pods_that_unload_first_leave_their_endpoints_one_after_the_other() {
     let outages = Outages::watch(&fleet);
     fleet.apply("chat", &unloading("gpt2")).await;
     let why = eventually("a pod that says why it is not ready", async || {
-        for pod in 0..fleet.pods.len() {
-            let told = told(&fleet, pod).await;
+        for pod in &fleet.pods {
+            let told = pod.readiness().await?;
             if told.contains("\"ready\":false") && told.contains("makes room") {
                 return Some(told);
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::eventually;
 use crate::plane::ControlPlane;
-use crate::proxied::{Proxied, metrics};
+use crate::proxied::Proxied;
 use crate::proxy::Behaviour;
 
 /// Two pods and a controller try each of seven watches every ten seconds at the most in the long run, and the lease every two.
@@ -33,7 +33,7 @@ async fn a_token_that_has_expired_is_told_of_and_a_new_one_is_found() {
     eventually("a token that is refused", async || {
         proxied.proxy.set(Behaviour::EndsWatches);
         let refused = "watch_errors_total{code=\"401\",resource=\"models\"}";
-        metrics(&proxied.fleet.pods[0]).await.contains(refused).then_some(())
+        proxied.fleet.pods[0].metrics().await?.contains(refused).then_some(())
     })
     .await;
     proxied.proxy.set(Behaviour::Good);
