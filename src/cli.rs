@@ -1,5 +1,7 @@
-//! The command line: `serve` (also without a subcommand), `config`, `verify`, `fetch`, `pack`, `crd` and `controller`.
+//! The command line: `serve` (also without a subcommand), `config`, `verify`, `fetch`, `pack`, `check`, `crd` and
+//! `controller`.
 
+mod check;
 mod fetch;
 
 use std::io::Write;
@@ -48,6 +50,9 @@ pub fn run() -> anyhow::Result<()> {
     if let Some(wanted) = matches.subcommand_matches("crd") {
         return print_definitions(wanted.get_one::<String>("kind").map(String::as_str));
     }
+    if let Some(wanted) = matches.subcommand_matches("check") {
+        return check::check(wanted);
+    }
     if matches.subcommand_matches(verify::SUBCOMMAND).is_some() {
         return verify_model();
     }
@@ -61,36 +66,42 @@ pub fn run() -> anyhow::Result<()> {
 }
 
 fn command() -> Command {
-    let serve =
-        Settings::augment_args(Command::new("serve").about("Serve the API (also without a subcommand)"));
-    let config =
-        Settings::augment_args(Command::new("config").about("Print every setting, its value and its origin"))
-            .arg(
-                Arg::new("markdown")
-                    .long("markdown")
-                    .action(ArgAction::SetTrue)
-                    .help("Print their reference instead"),
-            );
-    let verify = Settings::augment_args(
-        Command::new("verify")
-            .about("Check a model: its files against its manifest, then load it and generate a little"),
-    )
-    .arg(folder_argument("The model's folder or graph; any other source is understood too"));
+    // Arguments first: each `augment_args` would put the text of its struct in place of the command's.
+    let serve = Settings::augment_args(Command::new("serve"))
+        .about("Serve the API (also without a subcommand)")
+        .long_about(None);
+    let config = Settings::augment_args(Command::new("config"))
+        .about("Print every setting, its value and its origin")
+        .long_about(None)
+        .arg(
+            Arg::new("markdown")
+                .long("markdown")
+                .action(ArgAction::SetTrue)
+                .help("Print their reference instead"),
+        );
+    let verify = Settings::augment_args(Command::new("verify"))
+        .about("Check a model: its files against its manifest, then load it and generate a little")
+        .long_about(None)
+        .arg(folder_argument("The model's folder or graph; any other source is understood too"));
     let fetch = fetch::arguments(Settings::augment_args(Command::new("fetch")));
     let pack = Command::new("pack")
         .about("Write manifest.json for a model's folder and print its digest")
         .arg(folder_argument("The folder that holds the model's files"));
-    Settings::augment_args(Command::new("inference-gateway").about(ABOUT).version(env!("CARGO_PKG_VERSION")))
+    Settings::augment_args(Command::new("inference-gateway").version(env!("CARGO_PKG_VERSION")))
+        .about(ABOUT)
+        .long_about(None)
         .args_conflicts_with_subcommands(true)
         .subcommand(serve)
         .subcommand(config)
         .subcommand(verify)
         .subcommand(fetch)
         .subcommand(pack)
-        .subcommand(ControllerSettings::augment_args(
-            Command::new("controller")
-                .about("Roll models out over the pods of a gateway (one holds the lease)"),
-        ))
+        .subcommand(check::arguments(Command::new("check")))
+        .subcommand(
+            ControllerSettings::augment_args(Command::new("controller"))
+                .about("Roll models out over the pods of a gateway (one holds the lease)")
+                .long_about(None),
+        )
         .subcommand(
             Command::new("crd").about("Print the CustomResourceDefinitions for `kubectl apply -f -`").arg(
                 Arg::new("kind")

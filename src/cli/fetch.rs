@@ -29,6 +29,7 @@ pub(super) struct Request {
 pub(super) fn arguments(command: Command) -> Command {
     command
         .about("Prepare a model in the cache, and print its digest and folder")
+        .long_about(None)
         .arg(
             Arg::new("source")
                 .value_name("SOURCE")

@@ -55,7 +55,7 @@ const OWNERS: [(&str, &[&str]); 13] = [
     ("minijinja", &["text/template"]),
     ("fail", &["failpoint.rs"]),
     ("rustix", &["memory.rs", "failpoint.rs"]),
-    ("reqwest", &["model/source/"]),
+    ("reqwest", &["model/source/", "cli/check.rs"]),
     ("clap", &["cli", "config", "telemetry.rs"]),
     ("prometheus", &["metrics", "openmetrics"]),
     ("anyhow", &["main.rs", "cli", "app"]),

@@ -73,9 +73,11 @@ fn a_setting_that_is_not_understood_is_named() {
 
 #[test]
 fn a_missing_library_is_a_message_that_says_what_to_do() {
-    let output = run(gateway()
-        .env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so")
-        .args(["--listen-address=127.0.0.1:0", "--ops-address=127.0.0.1:0"]));
+    let output = run(gateway().env("ORT_DYLIB_PATH", "/nowhere/libonnxruntime.so").args([
+        "--listen-address=127.0.0.1:0",
+        "--ops-address=127.0.0.1:0",
+        "--admin-address=127.0.0.1:0",
+    ]));
     assert_eq!(output.status.code(), Some(1));
     let message = stderr(&output);
     assert!(message.contains("ORT_DYLIB_PATH names /nowhere/libonnxruntime.so"), "{message}");
@@ -87,9 +89,11 @@ fn a_broken_library_is_a_message_too() {
     let folder = tempfile::tempdir().unwrap();
     let library = folder.path().join("libonnxruntime.so");
     std::fs::write(&library, b"not a library").unwrap();
-    let output = run(gateway()
-        .env("ORT_DYLIB_PATH", &library)
-        .args(["--listen-address=127.0.0.1:0", "--ops-address=127.0.0.1:0"]));
+    let output = run(gateway().env("ORT_DYLIB_PATH", &library).args([
+        "--listen-address=127.0.0.1:0",
+        "--ops-address=127.0.0.1:0",
+        "--admin-address=127.0.0.1:0",
+    ]));
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("failed to load ONNX Runtime from"), "{}", stderr(&output));
 }
@@ -120,6 +124,7 @@ pub(crate) fn serve(model: &str, flags: &[&str]) -> Served {
         .args([
             "--listen-address=127.0.0.1:0",
             "--ops-address=127.0.0.1:0",
+            "--admin-address=127.0.0.1:0",
             "--log-format=json",
             "--threads=1",
         ])
@@ -248,4 +253,58 @@ fn verify_says_what_keeps_a_model_from_answering() {
     let missing = run(gateway().args(["pack", "/nowhere"]));
     assert_eq!(missing.status.code(), Some(1));
     assert!(stderr(&missing).contains("/nowhere"), "{}", stderr(&missing));
+}
+
+/// What `check` says of a served model, with these flags.
+fn check(address: &str, flags: &[&str]) -> Output {
+    run(gateway().args(["check", address]).args(flags))
+}
+
+#[test]
+fn a_gateway_that_answers_passes_its_check() {
+    let served = serve(&tiny("llama"), &[]);
+    let address = format!("http://{}", served.api);
+    let output = check(&address, &[]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("with 1 models") && said.contains("tiny: revision "), "{said}");
+    assert!(said.contains(" made 8 tokens in "), "{said}");
+
+    let output = check(&address, &["--model=other", "--wait=1s"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    assert!(message.contains("there is no model other (there are: tiny)"), "{message}");
+    served.signal("TERM");
+}
+
+#[test]
+fn a_check_says_what_did_not_answer() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let output = check(&format!("http://{port}"), &["--wait=1s"]);
+    assert_eq!(output.status.code(), Some(1));
+    let message = stderr(&output);
+    assert!(message.contains(&port.to_string()) && message.contains("is not ready after 1s"), "{message}");
+
+    let output = check("localhost:3000", &[]);
+    assert!(stderr(&output).contains("write it as http://HOST:PORT"), "{}", stderr(&output));
+}
+
+#[test]
+fn each_subcommand_says_what_it_does() {
+    let help = |arguments: &[&str]| {
+        let output = run(gateway().args(arguments));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    for (subcommand, about) in [
+        ("serve", "Serve the API"),
+        ("config", "Print every setting"),
+        ("verify", "Check a model"),
+        ("fetch", "Prepare a model"),
+        ("controller", "Roll models out"),
+        ("check", "Try a running gateway"),
+    ] {
+        assert!(help(&["--help"]).contains(about), "{subcommand} in the list");
+        assert!(help(&[subcommand, "--help"]).starts_with(about), "{}", help(&[subcommand, "--help"]));
+    }
+    assert!(help(&["--help"]).starts_with("Text generation with ONNX models"));
 }

@@ -64,7 +64,12 @@ impl Process {
         let executable = std::env::var("SOAK_EXECUTABLE")
             .unwrap_or_else(|_| env!("CARGO_BIN_EXE_inference-gateway").to_owned());
         let mut child = Command::new(executable)
-            .args(["--listen-address=127.0.0.1:0", "--ops-address=127.0.0.1:0", "--log-format=json"])
+            .args([
+                "--listen-address=127.0.0.1:0",
+                "--ops-address=127.0.0.1:0",
+                "--admin-address=127.0.0.1:0",
+                "--log-format=json",
+            ])
             .args(["--threads=2", "--spinning=false", "--model-root=/"])
             .arg(format!("--models-file={}", folder.path().join("models.yaml").display()))
             .arg(format!("--cache-dir={}", folder.path().join("cache").display()))

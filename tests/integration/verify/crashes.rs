@@ -162,6 +162,12 @@ fn a_fault_of_the_serving_process_alone_does_not_touch_the_child() {
     let model = tiny("llama");
     assert!(run(&["verify", &model]).success());
     let path = format!("--default-model-path={model}");
-    let served = run(&["serve", &path, "--listen-address=127.0.0.1:0", "--ops-address=127.0.0.1:0"]);
+    let served = run(&[
+        "serve",
+        &path,
+        "--listen-address=127.0.0.1:0",
+        "--ops-address=127.0.0.1:0",
+        "--admin-address=127.0.0.1:0",
+    ]);
     assert_eq!(served.signal(), Some(6));
 }
