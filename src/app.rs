@@ -22,7 +22,7 @@ use crate::k8s::{Agent, ConfigMapModels};
 use crate::memory;
 use crate::metrics::Metrics;
 use crate::model::manifest::{Digest, Manifest};
-use crate::model::source::{FetchSettings, Fetcher, Guard, GuardRules, HubToken, Progress};
+use crate::model::source::{CaBundle, FetchSettings, Fetcher, Guard, GuardRules, HubToken, Progress};
 use crate::model::spec::{HttpUrl, Source, VerifySpec};
 use crate::model::store::{Store, StoreSettings, Wanted};
 use crate::model::verify::{self, ChildBounds, StaticReport, VerifyReport, VerifyRequest};
@@ -419,6 +419,7 @@ fn fetch_settings(sources: &SourceSettings, target: Option<&Target>) -> anyhow::
             private_networks: sources.allowed_private_networks.clone(),
             trusted_hosts,
         }),
+        ca_bundle: ca_bundle(sources)?,
         hub_endpoint,
         hub_token: sources.hub_token().map(HubToken::parse).transpose()?,
         hub_cache: sources.hub_cache(),
@@ -427,4 +428,9 @@ fn fetch_settings(sources: &SourceSettings, target: Option<&Target>) -> anyhow::
         stall_timeout: sources.stall_timeout,
         maximum_file_bytes: sources.max_download_bytes,
     })
+}
+
+fn ca_bundle(sources: &SourceSettings) -> anyhow::Result<CaBundle> {
+    let Some(file) = &sources.ca_bundle else { return Ok(CaBundle::default()) };
+    CaBundle::read(file).context("INFERENCE_CA_BUNDLE is not usable")
 }

@@ -41,6 +41,9 @@ pub struct SourceSettings {
     /// Networks that are not public and that models may come from, as `10.0.0.0/8,fd00::/8`.
     #[arg(long, env = "INFERENCE_ALLOWED_PRIVATE_NETWORKS", value_delimiter = ',', value_name = "NETWORKS")]
     pub allowed_private_networks: Vec<Network>,
+    /// PEM file with certificate authorities that downloads trust in addition to the system's.
+    #[arg(long, env = "INFERENCE_CA_BUNDLE", value_name = "FILE")]
+    pub ca_bundle: Option<PathBuf>,
     /// A download that brings hardly anything for so long is broken off, and goes on over a new connection.
     #[arg(long, env = "INFERENCE_STALL_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub stall_timeout: Duration,

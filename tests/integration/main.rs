@@ -22,6 +22,7 @@ mod layouts;
 mod layouts_stored;
 mod metrics;
 mod native;
+mod private_servers;
 mod probes;
 mod seeds;
 mod shutdown;

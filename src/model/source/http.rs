@@ -233,6 +233,7 @@ fn build_client(settings: &FetchSettings) -> Result<Client, FetchError> {
         .redirect(redirect::Policy::none())
         .referer(false)
         .dns_resolver(Arc::new(settings.guard.clone()))
+        .tls_certs_merge(settings.ca_bundle.certificates())
         .user_agent(concat!("inference-gateway/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(FetchError::Client)

@@ -13,6 +13,7 @@
 //! environment; which files make a model is written down in `layout.rs`, which looks into a graph for the names of others.
 
 mod archive;
+mod ca_bundle;
 mod download;
 mod error;
 mod file;
@@ -33,6 +34,7 @@ use std::time::Duration;
 
 use url::Url;
 
+pub use self::ca_bundle::{CaBundle, CaBundleError};
 pub use self::error::FetchError;
 pub use self::guard::{Guard, GuardRules, HostPattern, InvalidHostPattern, Network, Refusal};
 use self::http::Http;
@@ -69,6 +71,8 @@ pub struct FetchSettings {
     pub hub_cache: PathBuf,
     /// Which hosts may be reached.
     pub guard: Guard,
+    /// Authorities that are trusted beside the system's.
+    pub ca_bundle: CaBundle,
     /// Where files of `http(s)` sources are kept.
     pub download_cache: PathBuf,
     /// Longest time for name resolution, connect and TLS together.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{FetchError, FetchSettings, Fetcher, Guard, GuardRules, HubToken, Progress};
+use super::{CaBundle, FetchError, FetchSettings, Fetcher, Guard, GuardRules, HubToken, Progress};
 use crate::model::spec::{HttpUrl, Source};
 
 const TOKEN: &str = "hf_secret_of_the_test";
@@ -40,6 +40,7 @@ impl Place {
             hub_endpoint: HttpUrl::parse(hub).unwrap(),
             guard: trusting(&["127.0.0.1", "localhost"]),
             hub_token: Some(HubToken::parse(TOKEN).unwrap()),
+            ca_bundle: CaBundle::default(),
             hub_cache: folder.path().join("hub"),
             download_cache: folder.path().join("downloads"),
             connect_timeout: Duration::from_secs(5),

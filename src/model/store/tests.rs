@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::{PrepareError, Prepared, Store, StoreSettings, Wanted};
 use crate::model::manifest::{Digest, Manifest};
-use crate::model::source::{FetchSettings, Fetcher, Guard, GuardRules, Progress};
+use crate::model::source::{CaBundle, FetchSettings, Fetcher, Guard, GuardRules, Progress};
 use crate::model::spec::{HttpUrl, Source};
 
 /// Bytes of the weights of [`Bench::model`].
@@ -47,6 +47,7 @@ impl Bench {
             hub_endpoint: HttpUrl::parse(&self.hub).unwrap(),
             guard: Guard::new(GuardRules { trusted_hosts, ..GuardRules::default() }),
             hub_token: None,
+            ca_bundle: CaBundle::default(),
             hub_cache: self.folder.path().join("hub"),
             download_cache: self.cache().join("downloads"),
             connect_timeout: Duration::from_secs(5),
