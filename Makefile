@@ -20,7 +20,7 @@ prepare: ## Fetch ONNX Runtime, make the model (PRECISION=w8a8, int8 or fp32), b
 	@$(MAKE) --no-print-directory build
 
 prepare-tests: ## Fetch and make everything the tests need
-	@$(PYTHON) scripts/prepare.py --precision w8a8 --precision int8 --precision fp32 library model tiny python-tests kubernetes
+	@$(PYTHON) scripts/prepare.py --precision w8a8 --precision int8 --precision fp32 library model tiny python-tests kubernetes tools
 
 build:
 	@begin=$$(date +%s%3N); $(CARGO) build --release --locked --quiet \

@@ -8,10 +8,11 @@
     tiny           prepared/tiny/NAME/
     python-tests   prepared/venv/ with what the Python tests and the benchmark import
     kubernetes     prepared/kubernetes/ with etcd, kube-apiserver, kube-controller-manager (needs Go)
+    tools          prepared/tools/ with helm, kubeconform, promtool, prometheus (needs Go)
 
 Without a target: library and model. What is there and current is left alone, so run it as often as you like.
-It may be killed at any time: the next run goes on with what was finished. Downloads (about 120 MB), and
-Kubernetes once it is built (240 MB), are kept in $XDG_CACHE_HOME/inference-gateway (default
+It may be killed at any time: the next run goes on with what was finished. Downloads (about 120 MB), and what was
+built with Go (Kubernetes 240 MB, the tools 200 MB), are kept in $XDG_CACHE_HOME/inference-gateway (default
 ~/.cache/inference-gateway).
 """
 
@@ -37,12 +38,13 @@ from preparation.folders import (
     hash_of_inputs,
     require_free_space,
 )
-from preparation.kubernetes import ControlPlane
+from preparation.kubernetes import prepare_control_plane
 from preparation.python_environment import PythonEnvironment
+from preparation.tools import prepare_tools
 from preparation.wheels import Downloader, fetch, pip_downloader
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-TARGETS = ("library", "model", "tiny", "python-tests", "kubernetes")
+TARGETS = ("library", "model", "tiny", "python-tests", "kubernetes", "tools")
 MODEL_MEBIBYTES = {"w8a8": 170, "int8": 160, "fp32": 560}
 
 
@@ -189,9 +191,11 @@ def main() -> int:
             cache = default_cache_folder()
             if results or requirements:
                 Preparation(CHECKOUT, cache, lock).make(results, requirements)
+            scripts, prepared = CHECKOUT / "scripts", CHECKOUT / "prepared"
             if "kubernetes" in wanted.targets:
-                modules = CHECKOUT / "scripts" / "kubernetes"
-                ControlPlane(modules, cache).prepare(CHECKOUT / "prepared", lock)
+                prepare_control_plane(scripts / "kubernetes", cache, prepared, lock)
+            if "tools" in wanted.targets:
+                prepare_tools(scripts / "tools", cache, prepared, lock)
     except PrepareError as error:
         print(f"prepare.py: error: {error}", file=sys.stderr)
         return 1

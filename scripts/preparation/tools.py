@@ -1,0 +1,72 @@
+"""The programs that check and install what is deployed, each built from the modules in scripts/tools/NAME.
+
+    target tools   prepared/tools/   helm, kubeconform, promtool, prometheus
+"""
+
+import re
+from pathlib import Path
+
+from preparation.console import PrepareError, say
+from preparation.go_programs import GoPrograms, replace_link
+
+
+def tools(folder: Path) -> list[GoPrograms]:
+    """What the modules below `folder` (scripts/tools) pin.
+
+    Each tool has a folder of its own, because two of them ask for different versions of the same modules.
+    """
+    return [
+        GoPrograms(
+            name="helm",
+            modules=folder / "helm",
+            versioned_by="helm.sh/helm/v4",
+            packages={"helm": "helm.sh/helm/v4/cmd/helm"},
+            needed_mebibytes=200,
+            cost="about three minutes on two cores",
+            version_variables=lambda version: {"helm.sh/helm/v4/internal/version.version": version},
+        ),
+        GoPrograms(
+            name="kubeconform",
+            modules=folder / "kubeconform",
+            versioned_by="github.com/yannh/kubeconform",
+            packages={"kubeconform": "github.com/yannh/kubeconform/cmd/kubeconform"},
+            needed_mebibytes=50,
+            cost="seconds",
+            version_variables=lambda version: {"main.version": version},
+        ),
+        GoPrograms(
+            name="prometheus",
+            modules=folder / "prometheus",
+            versioned_by="github.com/prometheus/prometheus",
+            packages={
+                "promtool": "github.com/prometheus/prometheus/cmd/promtool",
+                "prometheus": "github.com/prometheus/prometheus/cmd/prometheus",
+            },
+            needed_mebibytes=400,
+            cost="about four minutes on two cores",
+            version_variables=lambda version: {
+                "github.com/prometheus/common/version.Version": prometheus_release(version)
+            },
+            # Discovery in Kubernetes and nothing of the clouds: their clients are most of a build.
+            tags=("remove_all_sd", "enable_kubernetes_sd", "enable_dns_sd"),
+        ),
+    ]
+
+
+def prepare_tools(folder: Path, cache: Path, prepared: Path, lock: int) -> None:
+    """The target `tools`: build what is not in the cache yet, and link each program in prepared/tools."""
+    changed = False
+    for tool in tools(folder):
+        built = tool.prepare(cache, lock)
+        for name in tool.packages:
+            changed |= replace_link(prepared / "tools" / name, built / name)
+    if not changed:
+        say("up to date: tools")
+
+
+def prometheus_release(module_version: str) -> str:
+    """The release that a version of Prometheus's module is: v0.316.0 is 3.16.0."""
+    numbers = re.fullmatch(r"v0\.(\d+)(\d\d)\.(\d+)", module_version)
+    if numbers is None:
+        raise PrepareError(f"scripts/tools/prometheus/go.mod has no known version of Prometheus: {module_version}")
+    return f"{numbers[1]}.{int(numbers[2])}.{numbers[3]}"
