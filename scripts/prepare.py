@@ -8,11 +8,12 @@
     tiny           prepared/tiny/NAME/
     python-tests   prepared/venv/ with what the Python tests and the benchmark import
     kubernetes     prepared/kubernetes/ with etcd, kube-apiserver, kube-controller-manager (needs Go)
-    tools          prepared/tools/ with helm, kubeconform, promtool, prometheus (needs Go)
+    tools          prepared/tools/ with helm, kubeconform, promtool, prometheus (needs Go),
+                   prepared/schemas/ with schemas of all that manifests hold, and the python-tests
 
 Without a target: library and model. What is there and current is left alone, so run it as often as you like.
-It may be killed at any time: the next run goes on with what was finished. Downloads (about 120 MB), and what was
-built with Go (Kubernetes 240 MB, the tools 200 MB), are kept in $XDG_CACHE_HOME/inference-gateway (default
+It may be killed at any time: the next run goes on with what was finished. Downloads (about 120 MB), and what
+was built with Go (Kubernetes 240 MB, the tools 200 MB), are kept in $XDG_CACHE_HOME/inference-gateway (default
 ~/.cache/inference-gateway).
 """
 
@@ -40,6 +41,7 @@ from preparation.folders import (
 )
 from preparation.kubernetes import prepare_control_plane
 from preparation.python_environment import PythonEnvironment
+from preparation.schemas import prepare_schemas
 from preparation.tools import prepare_tools
 from preparation.wheels import Downloader, fetch, pip_downloader
 
@@ -185,17 +187,20 @@ def main() -> int:
     )
     if "model" in wanted.targets:
         results += [_model_result(precision) for precision in dict.fromkeys(wanted.precision)]
-    requirements = ["requirements.txt", "requirements-tests.txt"] if "python-tests" in wanted.targets else []
+    for_python = {"python-tests", "tools"} & set(wanted.targets)
+    requirements = ["requirements.txt", "requirements-tests.txt"] if for_python else []
     try:
         with exclusive_lock(CHECKOUT / "prepared" / ".lock", "this checkout") as lock:
             cache = default_cache_folder()
+            preparation = Preparation(CHECKOUT, cache, lock)
             if results or requirements:
-                Preparation(CHECKOUT, cache, lock).make(results, requirements)
+                preparation.make(results, requirements)
             scripts, prepared = CHECKOUT / "scripts", CHECKOUT / "prepared"
             if "kubernetes" in wanted.targets:
                 prepare_control_plane(scripts / "kubernetes", cache, prepared, lock)
             if "tools" in wanted.targets:
                 prepare_tools(scripts / "tools", cache, prepared, lock)
+                prepare_schemas(CHECKOUT, cache, prepared, preparation.environment.python, lock)
     except PrepareError as error:
         print(f"prepare.py: error: {error}", file=sys.stderr)
         return 1

@@ -72,7 +72,8 @@ _EXPLANATIONS = (
     ("dial tcp", "no network: the Go module proxy cannot be reached (go env GOPROXY)"),
     (
         "SECURITY ERROR",
-        "a Go module does not have the hash in the go.sum below scripts/: it was changed on the way or on the proxy",
+        "a Go module does not have the hash in its go.sum below scripts/: it was changed on the way or on the "
+        "proxy",
     ),
     ("Failed to establish a new connection", "no network: the package index cannot be reached"),
     ("Network is unreachable", "no network: the package index cannot be reached"),

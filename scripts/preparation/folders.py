@@ -86,12 +86,17 @@ class Stamps:
 
 
 def build_folder(prepared: Path, result: str, inputs_hash: str, build: Callable[[Path], None]) -> None:
-    """Let `build` fill a temporary folder, then put it in place of `prepared/result` and stamp it.
+    """Let `build` fill `prepared/result` as `fill_folder` does, and stamp it.
 
     The caller holds the lock of `prepared`. Readers see the old folder or the new one, never a half of one
     (for the moment between two renames they see none).
     """
-    stamps, final = Stamps(prepared), prepared / result
+    fill_folder(prepared / result, build)
+    Stamps(prepared).write(result, inputs_hash)
+
+
+def fill_folder(final: Path, build: Callable[[Path], None]) -> None:
+    """Let `build` fill a temporary folder, then put it in place of `final`. The caller holds its lock."""
     final.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(final)
     # A fresh name each time: an orphan of a killed run may still write into the old one.
@@ -102,9 +107,20 @@ def build_folder(prepared: Path, result: str, inputs_hash: str, build: Callable[
         if final.exists():
             final.rename(partial.with_name(partial.name + "-old"))
         partial.rename(final)
-        stamps.write(result, inputs_hash)
     finally:
         remove_leftovers(final)
+
+
+def replace_link(link: Path, target: Path) -> bool:
+    """Let `link` lead to `target` in one step; whether it did not before."""
+    if link.is_symlink() and link.readlink() == target:
+        return False
+    link.parent.mkdir(parents=True, exist_ok=True)
+    partial = link.with_name(f".{link.name}.partial-link")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(target)
+    partial.replace(link)
+    return True
 
 
 def remove_leftovers(final: Path) -> None:

@@ -1,7 +1,7 @@
 """Programs that are built from pinned Go modules, in the user's cache folder, once for all checkouts.
 
-A folder with `go.mod` and `go.sum` names every module by its hash, and any Go proxy has them: no registry of images
-and no download page is asked.
+A folder with `go.mod` and `go.sum` names every module by its hash, and any Go proxy has them: no registry of
+images and no download page is asked.
 
     ~/.cache/inference-gateway/NAME/VERSION-HASH/   ←── links in prepared/
 
@@ -12,13 +12,12 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from preparation.console import PrepareError, run_command, say, step
-from preparation.folders import exclusive_lock, hash_of_inputs, remove_leftovers, require_free_space
+from preparation.folders import exclusive_lock, fill_folder, hash_of_inputs, require_free_space
 
 Runner = Callable[[Sequence[str | Path], Mapping[str, str], Path], None]
 """Runs a command with these variables in this folder, or raises `PrepareError`. Tests need no Go."""
@@ -78,36 +77,28 @@ class GoPrograms:
         """The programs into their folder of the cache, unless they are there. The caller holds its lock."""
         if has_programs(folder, self.packages):
             return
-        require_go(self._needed_go(), usable_go(self.modules), self.name, self.instead)
-        remove_leftovers(folder)
-        require_free_space(folder, self.needed_mebibytes * 2**20)
+        require_go(self.modules, f"building {self.name}", self.instead)
         say(
             f"{self.name}: building {', '.join(self.packages)} {self.version} from Go modules, once for all "
             f"checkouts ({self.cost})"
         )
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-        partial.chmod(0o755)
-        try:
+
+        def build(partial: Path) -> None:
+            require_free_space(partial, self.needed_mebibytes * 2**20)
             for program, package in self.packages.items():
                 with step(f"{self.name}: {program} built"):
                     # Nice: somebody works on this machine. A killed build goes on from Go's own cache.
                     command = ["nice", "-n", "5", "go", "build", *self._options(), "-mod=readonly"]
                     run([*command, "-o", partial / program, package], go_variables(), self.modules)
-            if folder.exists():
-                folder.rename(partial.with_name(partial.name + "-old"))
-            partial.rename(folder)
-        finally:
-            remove_leftovers(folder)
+
+        fill_folder(folder, build)
 
     def _options(self) -> list[str]:
-        """Options of `go build`. Without symbols and paths of this machine, so that machines build the same."""
+        """Options of `go build`: no symbols, no paths of this machine, so that machines build the same."""
         variables = self.version_variables(self.version)
         flags = ["-s", "-w", *(f"-X {name}={value}" for name, value in variables.items())]
         tags = [f"-tags={','.join(self.tags)}"] if self.tags else []
         return ["-ldflags", " ".join(flags), "-trimpath", "-buildvcs=false", *tags]
-
-    def _needed_go(self) -> str:
-        return _find(r"^go (\S+)$", self.modules / "go.mod")
 
 
 def has_programs(folder: Path, names: Sequence[str] | Mapping[str, str]) -> bool:
@@ -120,11 +111,16 @@ def module_version(go_mod: Path, module: str) -> str:
     return _find(rf"^\s*(?:require )?{re.escape(module)} (v\S+)", go_mod)
 
 
+def module_hash(go_sum: Path, module: str, version: str) -> str:
+    """The hash of a module's content that a go.sum has, as `h1:...=`."""
+    return _find(rf"^{re.escape(f'{module} {version}')} (h1:\S+)$", go_sum)
+
+
 def usable_go(modules: Path) -> str | None:
     """The version of Go that would build these modules, as `go1.26.8`; None if there is none.
 
-    A `go` since 1.21 fetches a newer one that the modules ask for, unless GOTOOLCHAIN forbids it; where it cannot,
-    this is the version that is installed.
+    A `go` since 1.21 fetches a newer one that the modules ask for, unless GOTOOLCHAIN forbids it; where it
+    cannot, this is the version that is installed.
     """
     go = shutil.which("go")
     for variables in (go_variables(), go_variables() | {"GOTOOLCHAIN": "local"}) if go else ():
@@ -136,14 +132,15 @@ def usable_go(modules: Path) -> str | None:
     return go and "broken"
 
 
-def require_go(needed: str, found: str | None, what: str, instead: str = "") -> None:
-    """Fail with what to install when Go is missing or older than `needed`."""
+def require_go(modules: Path, purpose: str, instead: str = "") -> None:
+    """Fail with what to install when Go is missing or older than these modules need."""
+    needed, found = _find(r"^go (\S+)$", modules / "go.mod"), usable_go(modules)
     numbers = re.search(r"go(\d+(?:\.\d+)*)", found or "")
     if numbers and _numbers(numbers[1]) >= _numbers(needed):
         return
     problem = "there is no program 'go'" if found is None else f"the installed Go is {found}"
     raise PrepareError(
-        f"{problem}, and building {what} for the tests needs Go {needed} or newer: "
+        f"{problem}, and {purpose} for the tests needs Go {needed} or newer: "
         f"install it (https://go.dev/dl/){instead}"
     )
 
@@ -154,18 +151,6 @@ def go_variables() -> dict[str, str]:
     GOPROXY, GOMODCACHE, GOTOOLCHAIN and the like stay the user's.
     """
     return {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
-
-
-def replace_link(link: Path, target: Path) -> bool:
-    """Let `link` lead to `target` in one step; whether it did not before."""
-    if link.is_symlink() and link.readlink() == target:
-        return False
-    link.parent.mkdir(parents=True, exist_ok=True)
-    partial = link.with_name(f".{link.name}.partial-link")
-    partial.unlink(missing_ok=True)
-    partial.symlink_to(target)
-    partial.replace(link)
-    return True
 
 
 def _numbers(version: str) -> tuple[int, ...]:

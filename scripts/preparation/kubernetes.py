@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from preparation.console import PrepareError, say
-from preparation.go_programs import GoPrograms, has_programs, replace_link
+from preparation.folders import replace_link
+from preparation.go_programs import GoPrograms, has_programs
 
 CONTROL_PLANE = {
     "etcd": "go.etcd.io/etcd/server/v3",
@@ -54,7 +55,7 @@ def version_variables(version: str) -> dict[str, str]:
     """What makes a program say the version that a release would say it has: clients look at it."""
     minor = re.match(r"v1\.(\d+)\.", version)
     if minor is None:
-        raise PrepareError(f"scripts/kubernetes/go.mod has no version of Kubernetes that is known here: {version}")
+        raise PrepareError(f"scripts/kubernetes/go.mod has a version that is not known here: {version}")
     values = {"gitVersion": version, "gitMajor": "1", "gitMinor": minor[1], "gitTreeState": "clean"}
     packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
     return {f"{package}.{name}": value for package in packages for name, value in values.items()}

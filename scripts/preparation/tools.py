@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from preparation.console import PrepareError, say
-from preparation.go_programs import GoPrograms, replace_link
+from preparation.folders import replace_link
+from preparation.go_programs import GoPrograms
 
 
 def tools(folder: Path) -> list[GoPrograms]:
@@ -68,5 +69,5 @@ def prometheus_release(module_version: str) -> str:
     """The release that a version of Prometheus's module is: v0.316.0 is 3.16.0."""
     numbers = re.fullmatch(r"v0\.(\d+)(\d\d)\.(\d+)", module_version)
     if numbers is None:
-        raise PrepareError(f"scripts/tools/prometheus/go.mod has no known version of Prometheus: {module_version}")
+        raise PrepareError(f"scripts/tools/prometheus/go.mod has an unknown version: {module_version}")
     return f"{numbers[1]}.{int(numbers[2])}.{numbers[3]}"

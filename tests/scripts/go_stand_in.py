@@ -25,7 +25,8 @@ def put_programs(folder: Path, *names: str) -> None:
 def put_modules(folder: Path, module: str, version: str, go_sum: str = "hashes") -> None:
     """A folder as scripts/kubernetes is."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "go.mod").write_text(f"module m\n\ngo 1.26.0\n\nrequire (\n\t{module} {version} // indirect\n)\n")
+    requirements = f"require (\n\t{module} {version} // indirect\n)\n"
+    (folder / "go.mod").write_text(f"module m\n\ngo 1.26.0\n\n{requirements}")
     (folder / "go.sum").write_text(go_sum)
 
 

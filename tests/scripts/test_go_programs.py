@@ -1,4 +1,4 @@
-"""Programs from pinned Go modules, without Go: once, complete or absent, with advice where they cannot be built."""
+"""Programs from pinned Go modules, without Go: once, complete or absent, with advice where it cannot be."""
 
 import unittest
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,8 @@ from go_stand_in import GoTestCase, put_modules, put_programs
 
 from preparation import go_programs
 from preparation.console import PrepareError, explain_failure
-from preparation.go_programs import GoPrograms, has_programs, replace_link
+from preparation.folders import replace_link
+from preparation.go_programs import GoPrograms, has_programs
 
 USABLE_GO = go_programs.usable_go  # Each test replaces it.
 MODULE = "example.org/tool/v2"
@@ -22,7 +23,7 @@ class GoProgramsTest(GoTestCase):
         put_modules(self.modules, MODULE, "v2.1.0")
 
     def programs(self, **others: object) -> GoPrograms:
-        return GoPrograms("tool", self.modules, MODULE, PACKAGES, needed_mebibytes=1, cost="seconds", **others)
+        return GoPrograms("tool", self.modules, MODULE, PACKAGES, 1, "seconds", **others)
 
     def test_the_programs_are_built_once(self) -> None:
         programs = self.programs(version_variables=lambda version: {"main.version": version}, tags=["a", "b"])
@@ -85,11 +86,13 @@ class GoProgramsTest(GoTestCase):
         for version in (None, "broken", "go1.19.8", "go1.25.9"):
             with (
                 self.subTest(version),
-                self.assertRaisesRegex(PrepareError, "building hammer .*needs Go 1.26.0 or newer: install .*, or buy"),
+                mock.patch.object(go_programs, "usable_go", lambda modules, version=version: version),
+                self.assertRaisesRegex(PrepareError, "building tool .*needs Go 1.26.0 .*: install .*, or buy"),
             ):
-                go_programs.require_go("1.26.0", version, "hammer", ", or buy one")
+                self.programs(instead=", or buy one").prepare(self.cache, 0)
         for version in ("go1.26.0", "go1.26.8", "go1.27rc1", "go2.0"):
-            go_programs.require_go("1.26.0", version, "hammer")
+            with mock.patch.object(go_programs, "usable_go", lambda modules, version=version: version):
+                go_programs.require_go(self.modules, "building tool")
 
     def test_the_go_that_the_modules_ask_for_counts_and_else_the_installed_one(self) -> None:
         go = self.folder / "go"
