@@ -10,11 +10,12 @@
     kubernetes     prepared/kubernetes/ with etcd, kube-apiserver, kube-controller-manager (needs Go)
     tools          prepared/tools/ with helm, kubeconform, promtool, prometheus (needs Go),
                    prepared/schemas/ with schemas of all that manifests hold, and the python-tests
+    node           prepared/node/ with the programs of a cluster of one real node, for `make e2e` (needs Go)
 
 Without a target: library and model. What is there and current is left alone, so run it as often as you like.
 It may be killed at any time: the next run goes on with what was finished. Downloads (about 120 MB), and what
-was built with Go (Kubernetes 240 MB, the tools 200 MB), are kept in $XDG_CACHE_HOME/inference-gateway (default
-~/.cache/inference-gateway).
+was built with Go (Kubernetes 240 MB, the tools 200 MB, the node 420 MB), are kept in
+$XDG_CACHE_HOME/inference-gateway (default ~/.cache/inference-gateway).
 """
 
 import sys
@@ -40,13 +41,14 @@ from preparation.folders import (
     require_free_space,
 )
 from preparation.kubernetes import prepare_control_plane
+from preparation.node import prepare_node
 from preparation.python_environment import PythonEnvironment
 from preparation.schemas import prepare_schemas
 from preparation.tools import prepare_tools
 from preparation.wheels import Downloader, fetch, pip_downloader
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-TARGETS = ("library", "model", "tiny", "python-tests", "kubernetes", "tools")
+TARGETS = ("library", "model", "tiny", "python-tests", "kubernetes", "tools", "node")
 MODEL_MEBIBYTES = {"w8a8": 170, "int8": 160, "fp32": 560}
 
 
@@ -201,6 +203,8 @@ def main() -> int:
             if "tools" in wanted.targets:
                 prepare_tools(scripts / "tools", cache, prepared, lock)
                 prepare_schemas(CHECKOUT, cache, prepared, preparation.environment.python, lock)
+            if "node" in wanted.targets:
+                prepare_node(scripts, cache, prepared, lock)
     except PrepareError as error:
         print(f"prepare.py: error: {error}", file=sys.stderr)
         return 1

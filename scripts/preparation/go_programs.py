@@ -12,12 +12,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from preparation.console import PrepareError, run_command, say, step
-from preparation.folders import exclusive_lock, fill_folder, hash_of_inputs, require_free_space
+from preparation.folders import exclusive_lock, fill_folder, hash_of_inputs, replace_link, require_free_space
 
 Runner = Callable[[Sequence[str | Path], Mapping[str, str], Path], None]
 """Runs a command with these variables in this folder, or raises `PrepareError`. Tests need no Go."""
@@ -101,7 +101,12 @@ class GoPrograms:
         return ["-ldflags", " ".join(flags), "-trimpath", "-buildvcs=false", *tags]
 
 
-def has_programs(folder: Path, names: Sequence[str] | Mapping[str, str]) -> bool:
+def link_programs(links: Path, folder: Path, names: Iterable[str]) -> bool:
+    """Link each of these programs of `folder` in the folder `links`; whether one was not linked before."""
+    return any([replace_link(links / name, folder / name) for name in names])
+
+
+def has_programs(folder: Path, names: Iterable[str]) -> bool:
     """Whether all these programs are in a folder and may be run."""
     return all((folder / name).is_file() and os.access(folder / name, os.X_OK) for name in names)
 

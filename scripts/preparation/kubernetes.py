@@ -2,7 +2,7 @@
 
     target kubernetes   prepared/kubernetes   a control plane: etcd, kube-apiserver, kube-controller-manager
 
-Tests take the programs that KUBEBUILDER_ASSETS names, if all three are there, so somebody who has them builds
+The target `node` (node.py) takes the rest from here. Tests take the programs that KUBEBUILDER_ASSETS names, if all three are there, so somebody who has them builds
 nothing.
 """
 
@@ -21,6 +21,7 @@ CONTROL_PLANE = {
     "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
 }
 """Name of each program and the package it is built from."""
+NODE = ("kube-scheduler", "kubelet", "kube-proxy", "kubectl")
 
 
 def control_plane(modules: Path) -> GoPrograms:
@@ -43,6 +44,19 @@ def prepare_control_plane(modules: Path, cache: Path, prepared: Path, lock: int)
         say(f"kubernetes: KUBEBUILDER_ASSETS is used: {assets}")
     elif not replace_link(prepared / "kubernetes", control_plane(modules).prepare(cache, lock)):
         say("up to date: kubernetes")
+
+
+def node_programs(modules: Path) -> GoPrograms:
+    """What a cluster has beside its control plane, and kubectl."""
+    return GoPrograms(
+        name="kubernetes-node",
+        modules=modules,
+        versioned_by="k8s.io/kubernetes",
+        packages={name: f"k8s.io/kubernetes/cmd/{name}" for name in NODE},
+        needed_mebibytes=700,
+        cost="about four minutes on two cores after the control plane",
+        version_variables=version_variables,
+    )
 
 
 def assets_of_the_user(environment: Mapping[str, str]) -> Path | None:

@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 from preparation.console import PrepareError, say
-from preparation.folders import replace_link
-from preparation.go_programs import GoPrograms
+from preparation.go_programs import GoPrograms, link_programs
+
+PROMETHEUS = "github.com/prometheus/prometheus"
 
 
 def tools(folder: Path) -> list[GoPrograms]:
@@ -38,11 +39,8 @@ def tools(folder: Path) -> list[GoPrograms]:
         GoPrograms(
             name="prometheus",
             modules=folder / "prometheus",
-            versioned_by="github.com/prometheus/prometheus",
-            packages={
-                "promtool": "github.com/prometheus/prometheus/cmd/promtool",
-                "prometheus": "github.com/prometheus/prometheus/cmd/prometheus",
-            },
+            versioned_by=PROMETHEUS,
+            packages={name: f"{PROMETHEUS}/cmd/{name}" for name in ("promtool", "prometheus")},
             needed_mebibytes=400,
             cost="about four minutes on two cores",
             version_variables=lambda version: {
@@ -56,12 +54,10 @@ def tools(folder: Path) -> list[GoPrograms]:
 
 def prepare_tools(folder: Path, cache: Path, prepared: Path, lock: int) -> None:
     """The target `tools`: build what is not in the cache yet, and link each program in prepared/tools."""
-    changed = False
-    for tool in tools(folder):
-        built = tool.prepare(cache, lock)
-        for name in tool.packages:
-            changed |= replace_link(prepared / "tools" / name, built / name)
-    if not changed:
+    changed = [
+        link_programs(prepared / "tools", tool.prepare(cache, lock), tool.packages) for tool in tools(folder)
+    ]
+    if not any(changed):
         say("up to date: tools")
 
 
