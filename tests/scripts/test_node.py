@@ -11,7 +11,7 @@ from preparation.go_programs import has_programs
 from preparation.kubernetes import CONTROL_PLANE, NODE
 from preparation.node import prepare_node
 
-OTHERS = ("coredns",)
+OTHERS = ("coredns", "scrape-config")
 
 
 class NodeTest(GoTestCase):
@@ -31,6 +31,7 @@ class NodeTest(GoTestCase):
         self.assertTrue(has_programs(self.prepared / "node", [*CONTROL_PLANE, *NODE, *OTHERS]))
         self.assertEqual(self.built(), [*CONTROL_PLANE, *NODE, *OTHERS])
         self.assertIn("version.gitVersion=v1.", " ".join(self.commands[self.built().index("kubelet")]))
+        self.assertRegex(" ".join(self.commands[-1]), r"main\.prometheusVersion=v3\.\d+\.\d+ ")
         self.prepare()
         self.assertEqual(len(self.commands), len(CONTROL_PLANE) + len(NODE) + len(OTHERS), "not built again")
         self.assertIn("up to date: node", self.printed.getvalue())
