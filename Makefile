@@ -58,11 +58,12 @@ soak: build prepare-tests ## Swap two real models 500 times under load (SOAK_SWA
 bench-quick: prepare prepare-tests ## Measure one stream against the same loop written directly on ONNX Runtime
 	$(VENV_PYTHON) scripts/bench/compare.py --model $(MODEL_PATH)
 
-generate: ## Write the files that the program itself generates (crd/, docs/settings.md)
+generate: ## Write the files that the program itself generates (crd/, docs/settings.md, docs/metrics.md)
 	$(CARGO) build --locked --quiet
 	target/debug/inference-gateway crd models > crd/models.yaml
 	target/debug/inference-gateway crd modelreplicas > crd/modelreplicas.yaml
 	target/debug/inference-gateway config --markdown > docs/settings.md
+	target/debug/inference-gateway metrics > docs/metrics.md
 
 clean: ## Remove what was built and prepared (downloads stay in the user's cache)
 	rm -rf target prepared

@@ -90,6 +90,9 @@ pub struct Requests {
 pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -> anyhow::Result<()> {
     let Requests { stop, reload, reload_handle, log } = requests;
     let metrics = Arc::new(Metrics::new());
+    if let Some(bytes) = settings.engine.memory_limit.or_else(memory::limit_bytes) {
+        metrics.memory_limit(bytes);
+    }
     let registry = Arc::new(Registry::default());
     let (phase, phase_seen) = watch::channel(Phase::Serving);
     let defaults = defaults(&settings);

@@ -1,5 +1,5 @@
-//! The command line: `serve` (also without a subcommand), `config`, `verify`, `fetch`, `pack`, `check`, `crd` and
-//! `controller`.
+//! The command line: `serve` (also without a subcommand), `config`, `verify`, `fetch`, `pack`, `check`, `crd`, `metrics`
+//! and `controller`.
 
 mod check;
 mod fetch;
@@ -13,6 +13,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_pars
 use crate::app::{self, Listeners, Report, Requests};
 use crate::config::{self, ControllerSettings, Resolved, Settings};
 use crate::k8s::crd;
+use crate::metrics::Metrics;
 use crate::model::manifest::Manifest;
 use crate::model::verify;
 use crate::shutdown::{self, SignalThread};
@@ -52,6 +53,9 @@ pub fn run() -> anyhow::Result<()> {
     }
     if let Some(wanted) = matches.subcommand_matches("check") {
         return check::check(wanted);
+    }
+    if matches.subcommand_matches("metrics").is_some() {
+        return Ok(std::io::stdout().write_all(Metrics::reference().as_bytes())?);
     }
     if matches.subcommand_matches(verify::SUBCOMMAND).is_some() {
         return verify_model();
@@ -110,6 +114,7 @@ fn command() -> Command {
                     .help("One of them; default: both"),
             ),
         )
+        .subcommand(Command::new("metrics").about("Print the reference of every metric"))
         .subcommand(
             Command::new(verify::SUBCOMMAND).hide(true).about("Try the model that standard input describes"),
         )

@@ -1,25 +1,32 @@
-//! Every metric of the process: name, unit, labels, buckets and help, declared once.
+//! Every metric of the process: name, unit, labels, buckets and help, declared once; `docs/metrics.md` is printed from that.
 //!
 //! Label values come from a bounded set: served model names, and enums of ours; nothing that a client sends.
 
 mod cluster;
+mod declare;
 mod lifecycle;
 mod model;
+mod process;
+mod reference;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::proto::MetricFamily;
-use prometheus::{
-    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-};
+use prometheus::proto::{Metric, MetricFamily};
+use prometheus::{Histogram, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use cluster::Cluster;
 pub use cluster::WriteOutcome;
+use declare::{Declare, Declared};
 use lifecycle::Lifecycle;
 pub use lifecycle::{LoadPhase, SwapKind};
 use model::ModelFamilies;
 pub use model::ModelMetrics;
+use process::Process;
+
+/// Labels of a family that has none, and is there only once it has a value.
+const SINGLE: &[&str] = &[];
 
 /// Requests take from a millisecond (a refusal) to minutes (a long generation).
 const REQUEST_SECONDS: &[f64] =
@@ -67,21 +74,27 @@ impl GenerationEnd {
 /// All metrics, with the registry that gathers them.
 pub struct Metrics {
     registry: Registry,
+    declared: Vec<Declared>,
     http_requests: IntCounterVec,
     http_request_duration: Histogram,
     inference_duration: Histogram,
     active_connections: IntGauge,
+    ready: IntGaugeVec,
     cluster: Cluster,
     lifecycle: Lifecycle,
     models: ModelFamilies,
+    process: Process,
 }
 
 impl Metrics {
     /// Declares and registers everything.
     pub fn new() -> Self {
-        let registry = Registry::new();
-        let on = Declare(&registry);
-        Self {
+        let on = Declare::default();
+        let build = on.gauges("build_info", "1 for the version that runs.", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let metrics = Self {
+            registry: Registry::new(),
+            declared: Vec::new(),
             http_requests: on.counters(
                 "http_requests_total",
                 "HTTP requests answered, by method and status code.",
@@ -98,11 +111,14 @@ impl Metrics {
                 REQUEST_SECONDS,
             ),
             active_connections: on.gauge("active_connections", "Open connections of the API listener."),
+            ready: on.gauges("ready", "1 while `/readyz` of this gateway says so, else 0.", &[]),
             cluster: Cluster::new(&on),
             lifecycle: Lifecycle::new(&on),
             models: ModelFamilies::new(&on),
-            registry,
-        }
+            process: Process::new(&on),
+        };
+        let (registry, declared) = on.done();
+        Self { registry, declared, ..metrics }
     }
 
     /// The metrics of a loaded model. `model` is a name that the operator chose, never one that a client sent.
@@ -122,8 +138,15 @@ impl Metrics {
         OpenConnection(self.active_connections.clone())
     }
 
+    /// Tells whether the process is ready.
+    pub fn ready(&self, ready: bool) {
+        self.ready.with_label_values(SINGLE).set(i64::from(ready));
+    }
+
     /// Everything, for an exposition.
     pub fn gather(&self) -> Vec<MetricFamily> {
+        self.process.refresh();
+        self.models.refresh();
         self.registry.gather()
     }
 }
@@ -143,44 +166,12 @@ impl Default for Metrics {
     }
 }
 
-/// Declares metrics with the project's prefix; names are constants of this file, so a clash is a programming error.
-struct Declare<'a>(&'a Registry);
-
-const UNIQUE: &str = "metric names of this file are valid and unique";
-
-impl Declare<'_> {
-    fn register<C: Collector + Clone + 'static>(&self, metric: C) -> C {
-        self.0.register(Box::new(metric.clone())).expect(UNIQUE);
-        metric
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.register(IntCounter::new(full(name), help).expect(UNIQUE))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.register(IntCounterVec::new(Opts::new(full(name), help), labels).expect(UNIQUE))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.register(IntGauge::new(full(name), help).expect(UNIQUE))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.register(IntGaugeVec::new(Opts::new(full(name), help), labels).expect(UNIQUE))
-    }
-
-    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-        let options = HistogramOpts::new(full(name), help).buckets(buckets.to_vec());
-        self.register(Histogram::with_opts(options).expect(UNIQUE))
-    }
-
-    fn histograms(&self, name: &str, help: &str, buckets: &[f64], labels: &[&str]) -> HistogramVec {
-        let options = HistogramOpts::new(full(name), help).buckets(buckets.to_vec());
-        self.register(HistogramVec::new(options, labels).expect(UNIQUE))
-    }
+/// The values that a label has among the metrics of a family.
+fn label_values(family: &IntGaugeVec, label: &str) -> BTreeSet<String> {
+    let families = family.collect();
+    let labels = families.iter().flat_map(MetricFamily::get_metric).flat_map(Metric::get_label);
+    labels.filter(|pair| pair.name() == label).map(|pair| pair.value().to_owned()).collect()
 }
 
-fn full(name: &str) -> String {
-    format!("inference_gateway_{name}")
-}
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use super::{bind, defaults, serve};
 use crate::config::{ControllerSettings, Settings};
 use crate::http::{self, ControllerOps};
 use crate::k8s::{self, Agent, ConfigMapModels, Controller, ControllerHealth};
+use crate::memory;
 use crate::metrics::Metrics;
 use crate::model::{Desired, FleetHandle, Registry};
 use crate::models_file::FileStatus;
@@ -76,6 +77,9 @@ pub(super) async fn config_map(
 pub async fn control(settings: ControllerSettings, mut stop: StopRequests) -> anyhow::Result<()> {
     let (client, own_namespace) = k8s::connect().await?;
     let metrics = Arc::new(Metrics::new());
+    if let Some(bytes) = memory::limit_bytes() {
+        metrics.memory_limit(bytes);
+    }
     let health = ControllerHealth::default();
     let listener = bind(settings.ops_address, "INFERENCE_OPS_ADDRESS").await?;
     let (phase, phase_seen) = watch::channel(Phase::Serving);

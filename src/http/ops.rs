@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::Api;
 use crate::metrics::Metrics;
-use crate::model::{ModelName, RunningStep, Snapshot, Status};
+use crate::model::{ModelName, ModelState, RunningStep, Snapshot, Status};
 use crate::openmetrics;
 use crate::shutdown::Phase;
 
@@ -28,6 +28,9 @@ struct ModelReadiness {
     name: String,
     state: &'static str,
     ready: bool,
+    /// Whether it answers when it is asked; `None` while it waits for its turn to.
+    #[serde(skip)]
+    answers: Option<bool>,
     /// The wanted one.
     revision: String,
     /// The one that answers.
@@ -67,13 +70,17 @@ pub(super) async fn livez(State(api): State<Arc<Api>>) -> (StatusCode, String) {
 
 /// 200 only while a model can answer and the process is not ending; the body says which model is where, and why.
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
+    let readiness = readiness(&api);
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness)).into_response()
+}
+
+fn readiness(api: &Api) -> Readiness {
     let stuck = api.registry.stuck(api.limits.step_timeout);
     let is_stuck = |key: &ModelName| stuck.iter().any(|(model, _)| model == key);
     let models = api.registry.snapshots().iter().map(|model| model_readiness(model, &stuck)).collect();
-    let (stops, reason) = reason(&api);
-    let ready = !stops && api.registry.is_ready(is_stuck);
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Readiness { ready, reason, models })).into_response()
+    let (stops, reason) = reason(api);
+    Readiness { ready: !stops && api.registry.is_ready(is_stuck), reason, models }
 }
 
 /// Whether something stands in the way of every model, and what there is to say.
@@ -94,6 +101,7 @@ fn model_readiness(model: &Snapshot, stuck: &[(ModelName, RunningStep)]) -> Mode
     let Status { revision, state, message, progress, .. } = status;
     let reading = progress.as_ref().map(crate::model::source::Progress::read);
     let stuck = stuck.iter().find(|(name, _)| name == key);
+    let ready = serving.is_some() && stuck.is_none();
     let reason = match stuck {
         Some((_, step)) => format!("its engine has been in one step for {} s", step.age.as_secs()),
         None => message.clone(),
@@ -101,7 +109,8 @@ fn model_readiness(model: &Snapshot, stuck: &[(ModelName, RunningStep)]) -> Mode
     ModelReadiness {
         name: key.to_string(),
         state: state.label(),
-        ready: serving.is_some() && stuck.is_none(),
+        ready,
+        answers: answers(ready, *state),
         revision: revision.clone(),
         serving: serving.as_ref().map(|serving| serving.revision.clone()),
         reason,
@@ -117,7 +126,27 @@ fn model_readiness(model: &Snapshot, stuck: &[(ModelName, RunningStep)]) -> Mode
 
 /// Everything measured.
 pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
+    let Readiness { ready, reason: _, models } = readiness(&api);
+    api.metrics.ready(ready);
+    api.metrics.models_ready(models.iter().map(|model| (model.name.as_str(), model.answers)));
     exposition(&api.metrics, &headers)
+}
+
+/// What a model counts as: one that has given its memory back is loaded again by a request.
+fn answers(ready: bool, state: ModelState) -> Option<bool> {
+    match state {
+        _ if ready => Some(true),
+        ModelState::Prepared => None,
+        ModelState::Unloaded => Some(true),
+        ModelState::Pending
+        | ModelState::Fetching
+        | ModelState::Verifying
+        | ModelState::Waiting
+        | ModelState::Loading
+        | ModelState::Warming
+        | ModelState::Ready
+        | ModelState::Failed => Some(false),
+    }
 }
 
 /// As OpenMetrics, or as Prometheus text when that is asked for.

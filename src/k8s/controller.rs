@@ -196,12 +196,14 @@ impl Controller {
         let pods = heard.pods.borrow_and_update().clone()?;
         self.health.synced.store(true, std::sync::atomic::Ordering::Release);
         if !self.health.leadership.is_valid() {
+            self.metrics.keep_rollouts_of([]);
             return None;
         }
         let models = actor.written.over("Model", models);
         let replicas = actor.written.over("ModelReplica", replicas);
         let pods: Vec<_> = pods.values().filter_map(|pod| view::pod(pod)).collect();
         let seen = view::models(&models, &self.identity);
+        self.metrics.keep_rollouts_of(seen.keys().map(String::as_str));
         let replicas = view::replicas(&replicas);
         actor.forget_strangers(&seen, &replicas).await;
         let none = BTreeMap::new();

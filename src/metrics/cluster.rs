@@ -1,8 +1,10 @@
 //! The metrics of what is heard from the cluster, and of what the controller does in it.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use std::collections::BTreeSet;
 
-use super::Declare;
+use prometheus::{IntCounterVec, IntGaugeVec};
+
+use super::{Declare, SINGLE, label_values};
 
 /// Values of the label `phase` of a rollout.
 const PHASES: [&str; 7] = ["Idle", "Preparing", "Canary", "Rolling", "RollingBack", "Paused", "Failed"];
@@ -13,14 +15,14 @@ pub(super) struct Cluster {
     watch_errors: IntCounterVec,
     writes: IntCounterVec,
     definition_outdated: IntGaugeVec,
-    leader: IntGauge,
-    leader_changes: IntCounter,
+    leader: IntGaugeVec,
+    leader_changes: IntCounterVec,
     rollout_phase: IntGaugeVec,
     rollouts: IntCounterVec,
 }
 
 impl Cluster {
-    pub(super) fn new(on: &Declare<'_>) -> Self {
+    pub(super) fn new(on: &Declare) -> Self {
         Self {
             watch_healthy: on.gauges(
                 "watch_healthy",
@@ -42,12 +44,15 @@ impl Cluster {
                 "1 while the cluster's definition of objects of this kind lacks fields that this controller uses, else 0.",
                 &["resource"],
             ),
-            leader: on.gauge("controller_leader", "1 while this controller holds the lease, else 0."),
-            leader_changes: on
-                .counter("controller_leader_changes_total", "Times that this controller began to hold the lease."),
+            leader: on.gauges("controller_leader", "1 while this controller holds the lease, else 0.", &[]),
+            leader_changes: on.counters(
+                "controller_leader_changes_total",
+                "Times that this controller began to hold the lease.",
+                &[],
+            ),
             rollout_phase: on.gauges(
                 "rollout_phase",
-                "1 for the phase in which the rollout of a model is, 0 for the others.",
+                "1 for the phase in which the rollout of a model is, 0 for the others; told by the controller that leads.",
                 &["model", "phase"],
             ),
             rollouts: on.counters(
@@ -108,21 +113,30 @@ impl super::Metrics {
 
     /// Tells whether this controller holds the lease.
     pub fn leading(&self, leading: bool) {
-        if leading && self.cluster.leader.get() == 0 {
-            self.cluster.leader_changes.inc();
+        let leader = self.cluster.leader.with_label_values(SINGLE);
+        let changes = self.cluster.leader_changes.with_label_values(SINGLE);
+        if leading && leader.get() == 0 {
+            changes.inc();
         }
-        self.cluster.leader.set(i64::from(leading));
+        leader.set(i64::from(leading));
     }
 
-    /// Tells in which phase the rollout of a model is; `None` forgets the model.
-    pub fn rollout_phase(&self, model: &str, phase: Option<&'static str>) {
+    /// Tells in which phase the rollout of a model is.
+    pub fn rollout_phase(&self, model: &str, phase: &'static str) {
         for one in PHASES {
-            match phase {
-                Some(phase) => {
-                    self.cluster.rollout_phase.with_label_values(&[model, one]).set(i64::from(one == phase));
+            self.cluster.rollout_phase.with_label_values(&[model, one]).set(i64::from(one == phase));
+        }
+    }
+
+    /// Forgets the rollouts of all models but these: the others are gone, or another controller tells of them.
+    pub fn keep_rollouts_of<'model>(&self, models: impl IntoIterator<Item = &'model str>) {
+        let kept: BTreeSet<&str> = models.into_iter().collect();
+        for model in label_values(&self.cluster.rollout_phase, "model") {
+            if !kept.contains(model.as_str()) {
+                for phase in PHASES {
+                    // An error means that it is gone already.
+                    drop(self.cluster.rollout_phase.remove_label_values(&[model.as_str(), phase]));
                 }
-                // An error means that it never was there.
-                None => drop(self.cluster.rollout_phase.remove_label_values(&[model, one])),
             }
         }
     }

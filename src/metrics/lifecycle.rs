@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
 
-use super::{Declare, LOAD_SECONDS};
+use super::{Declare, LOAD_SECONDS, SINGLE, label_values};
 
 /// Why a revision came into service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,12 +69,12 @@ pub(super) struct Lifecycle {
     pub(super) ready: IntGaugeVec,
     pub(super) info: IntGaugeVec,
     pub(super) fetched_bytes: IntCounter,
-    pub(super) reload_success: IntGauge,
+    pub(super) reload_success: IntGaugeVec,
     pub(super) reloads: IntCounterVec,
 }
 
 impl Lifecycle {
-    pub(super) fn new(on: &Declare<'_>) -> Self {
+    pub(super) fn new(on: &Declare) -> Self {
         Self {
             load_duration: on.histograms(
                 "model_load_duration_seconds",
@@ -103,12 +103,17 @@ impl Lifecycle {
                 "Attempts to bring a revision into service that failed, by reason.",
                 &["model", "reason"],
             ),
-            ready: on.gauges("model_ready", "1 while the model answers, else 0.", &["model"]),
+            ready: on.gauges(
+                "model_ready",
+                "1 while the model answers, or will as soon as it is asked, else 0; nothing of one that waits for its turn.",
+                &["model"],
+            ),
             info: on.gauges("model_info", "1 for the revision that answers.", &["model", "revision"]),
             fetched_bytes: on.counter("fetched_bytes_total", "Bytes of models that were downloaded."),
-            reload_success: on.gauge(
+            reload_success: on.gauges(
                 "config_reload_success",
                 "1 while the document that lists the models holds, 0 while the last good one is in force.",
+                &[],
             ),
             reloads: on.counters(
                 "config_reloads_total",
@@ -133,7 +138,6 @@ impl super::Metrics {
         lifecycle.swap_duration.with_label_values(&[model]).observe(duration.as_secs_f64());
         self.forget_revisions(model);
         lifecycle.info.with_label_values(&[model, revision]).set(1);
-        self.model_ready(model, true);
     }
 
     /// A revision was replaced by the one before. `reason` is a word of ours.
@@ -146,16 +150,24 @@ impl super::Metrics {
         self.lifecycle.failures.with_label_values(&[model, reason]).inc();
     }
 
-    /// Tells whether a model answers.
-    pub fn model_ready(&self, model: &str, ready: bool) {
-        self.lifecycle.ready.with_label_values(&[model]).set(i64::from(ready));
+    /// Tells of every model whether it answers; `None` of one that waits for its turn to.
+    pub fn models_ready<'model>(&self, models: impl IntoIterator<Item = (&'model str, Option<bool>)>) {
+        let mut gone = label_values(&self.lifecycle.ready, "model");
+        for (model, ready) in models {
+            if let Some(ready) = ready {
+                gone.remove(model);
+                self.lifecycle.ready.with_label_values(&[model]).set(i64::from(ready));
+            }
+        }
+        for model in gone {
+            // An error means that another scrape was faster.
+            drop(self.lifecycle.ready.remove_label_values(&[model]));
+        }
     }
 
     /// A model is not served any more: its gauges go, its counters stay.
     pub fn model_removed(&self, model: &str) {
         self.forget_revisions(model);
-        // An error means that it never was there.
-        drop(self.lifecycle.ready.remove_label_values(&[model]));
     }
 
     /// So many bytes were downloaded.
@@ -167,7 +179,7 @@ impl super::Metrics {
     pub fn config_reloaded(&self, applied: bool) {
         let outcome = if applied { "applied" } else { "refused" };
         self.lifecycle.reloads.with_label_values(&[outcome]).inc();
-        self.lifecycle.reload_success.set(i64::from(applied));
+        self.lifecycle.reload_success.with_label_values(SINGLE).set(i64::from(applied));
     }
 
     fn forget_revisions(&self, model: &str) {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::{Declare, FIRST_TOKEN_SECONDS, GenerationEnd, TOKEN_SECONDS};
+use super::{Declare, FIRST_TOKEN_SECONDS, GenerationEnd, TOKEN_SECONDS, label_values};
 
 const BATCH_ROWS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 
@@ -20,9 +20,11 @@ pub(super) struct ModelFamilies {
     time_per_output_token: HistogramVec,
     requests_running: IntGaugeVec,
     requests_waiting: IntGaugeVec,
+    queue_limit: IntGaugeVec,
     rows: IntGaugeVec,
     cache_capacity: IntGaugeVec,
     cache_reserved: IntGaugeVec,
+    cache_usage: GaugeVec,
     prefix_bytes: IntGaugeVec,
     prefix_queried: IntCounterVec,
     prefix_hit: IntCounterVec,
@@ -47,6 +49,7 @@ pub struct ModelMetrics {
     time_per_output_token: Histogram,
     requests_running: Share,
     requests_waiting: Share,
+    queue_limit: Share,
     rows: Share,
     cache_capacity: Share,
     cache_reserved: Share,
@@ -63,7 +66,7 @@ pub struct ModelMetrics {
 }
 
 impl ModelFamilies {
-    pub(super) fn new(on: &Declare<'_>) -> Self {
+    pub(super) fn new(on: &Declare) -> Self {
         Self {
             prompt_tokens: on.counters("prompt_tokens_total", "Tokens of accepted prompts.", &["model"]),
             generated_tokens: on.counters("generated_tokens_total", "Tokens generated.", &["model"]),
@@ -91,6 +94,11 @@ impl ModelFamilies {
             ),
             requests_running: on.gauges("requests_running", "Generations in a row of the batch.", &["model"]),
             requests_waiting: on.gauges("requests_waiting", "Generations waiting for a row.", &["model"]),
+            queue_limit: on.gauges(
+                "queue_limit",
+                "Generations that may wait for a row; one more is refused with status 429.",
+                &["model"],
+            ),
             rows: on.gauges("rows", "Generations that can be in a row at once.", &["model"]),
             cache_capacity: on.gauges(
                 "cache_capacity_tokens",
@@ -100,6 +108,11 @@ impl ModelFamilies {
             cache_reserved: on.gauges(
                 "cache_reserved_tokens",
                 "Tokens of cache that running generations may come to need now.",
+                &["model"],
+            ),
+            cache_usage: on.ratios(
+                "cache_usage_ratio",
+                "Part of the cache that running generations may come to need now, from 0 to 1; 0 where it has no bound.",
                 &["model"],
             ),
             prefix_bytes: on.gauges("prefix_bytes", "Memory of kept beginnings of prompts.", &["model"]),
@@ -150,6 +163,17 @@ impl ModelFamilies {
         }
     }
 
+    /// Brings up to date what follows from other metrics.
+    pub(super) fn refresh(&self) {
+        for model in label_values(&self.cache_capacity, "model") {
+            let label = &[model.as_str()];
+            let of = |gauges: &IntGaugeVec| gauges.with_label_values(label).get() as f64;
+            let (reserved, capacity) = (of(&self.cache_reserved), of(&self.cache_capacity));
+            let usage = if capacity > 0.0 { reserved / capacity } else { 0.0 };
+            self.cache_usage.with_label_values(label).set(usage);
+        }
+    }
+
     /// The children of one model.
     pub(super) fn of(&self, model: &str, inference_duration: &Histogram) -> ModelMetrics {
         let ModelFamilies {
@@ -161,9 +185,11 @@ impl ModelFamilies {
             time_per_output_token,
             requests_running,
             requests_waiting,
+            queue_limit,
             rows,
             cache_capacity,
             cache_reserved,
+            cache_usage: _,
             prefix_bytes,
             prefix_queried,
             prefix_hit,
@@ -185,6 +211,7 @@ impl ModelFamilies {
             time_per_output_token: time_per_output_token.with_label_values(label),
             requests_running: Share::of(requests_running.with_label_values(label)),
             requests_waiting: Share::of(requests_waiting.with_label_values(label)),
+            queue_limit: Share::of(queue_limit.with_label_values(label)),
             rows: Share::of(rows.with_label_values(label)),
             cache_capacity: Share::of(cache_capacity.with_label_values(label)),
             cache_reserved: Share::of(cache_reserved.with_label_values(label)),
@@ -232,6 +259,11 @@ impl ModelMetrics {
     pub(crate) fn capacity(&self, rows: usize, cache_tokens: usize) {
         self.rows.set(rows as i64);
         self.cache_capacity.set(i64::try_from(cache_tokens).unwrap_or_default());
+    }
+
+    /// Generations that may wait for a row.
+    pub(crate) fn queue_limit(&self, limit: usize) {
+        self.queue_limit.set(i64::try_from(limit).unwrap_or(i64::MAX));
     }
 
     /// Sequences in rows and in the queue, and tokens of cache that those in rows may come to need.

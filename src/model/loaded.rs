@@ -76,6 +76,7 @@ impl LoadedModel {
             live,
         } = parts;
         engine.set_limits(live.concurrent, live.queue);
+        metrics.queue_limit(live.queue);
         Arc::new(Self {
             name,
             revision,
@@ -104,6 +105,7 @@ impl LoadedModel {
     /// Changes the limits; what runs goes on.
     pub(super) fn set_live(&self, live: LiveLimits) {
         self.engine.set_limits(live.concurrent, live.queue);
+        self.metrics.queue_limit(live.queue);
         self.live.store(Arc::new(live));
     }
 

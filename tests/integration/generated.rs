@@ -29,6 +29,25 @@ fn the_reference_of_the_settings_is_that_of_the_flags() {
     assert_committed("docs/settings.md", &printed(&["config", "--markdown"]));
 }
 
+#[test]
+fn the_reference_of_the_metrics_is_that_of_the_declarations() {
+    assert_committed("docs/metrics.md", &printed(&["metrics"]));
+}
+
+/// The pages name no metric that does not exist.
+#[test]
+fn documents_name_metrics_that_exist() {
+    let reference = printed(&["metrics"]);
+    let known: Vec<&str> = reference.split('`').collect();
+    for page in ["README.md", "docs/model-updates.md", "docs/kubernetes.md", "docs/reliability.md"] {
+        let text = fs::read_to_string(project().join(page)).unwrap();
+        let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        for name in words.filter(|word| word.starts_with("inference_gateway_")) {
+            assert!(known.contains(&name), "{page} names {name}, which is no metric");
+        }
+    }
+}
+
 /// The pages name no setting that does not exist.
 #[test]
 fn documents_name_settings_that_exist() {

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::harness::{Gateway, project, python};
+use crate::harness::{Gateway, project, python, settings};
 
 #[tokio::test]
 async fn requests_tokens_and_times_are_counted() {
@@ -29,12 +29,39 @@ async fn requests_tokens_and_times_are_counted() {
         ("inference_gateway_draft_proposed_tokens_total{model=\"tiny\"}", 0.0),
         ("inference_gateway_draft_accepted_tokens_total{model=\"tiny\"}", 0.0),
         ("inference_gateway_model_ready{model=\"tiny\"}", 1.0),
+        ("inference_gateway_ready", 1.0),
+        ("inference_gateway_queue_limit{model=\"tiny\"}", 256.0),
+        ("inference_gateway_cache_usage_ratio{model=\"tiny\"}", 0.0),
+        (concat!("inference_gateway_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1.0),
         ("inference_gateway_model_load_duration_seconds_count{model=\"tiny\",phase=\"fetch\"}", 1.0),
         ("inference_gateway_model_load_duration_seconds_count{model=\"tiny\",phase=\"load\"}", 1.0),
         ("inference_gateway_model_load_duration_seconds_count{model=\"tiny\",phase=\"warm\"}", 1.0),
     ];
     for (sample, value) in expected {
         gateway.wait_sample(sample, value).await;
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_does_not_come_is_not_ready() {
+    let missing = "--default-model-path=/nowhere/at-all";
+    let gateway = Gateway::start(settings(&[missing, "--memory-limit=2Gi"])).await;
+    gateway.wait_state("fetching").await;
+    let text = gateway.get_ops("/metrics").await.text().await.unwrap();
+    for line in [
+        "inference_gateway_ready 0",
+        "inference_gateway_model_ready{model=\"tiny\"} 0",
+        "inference_gateway_memory_limit_bytes 2147483648",
+    ] {
+        assert!(text.lines().any(|one| one == line), "{line} not in {text}");
+    }
+    for prefix in [
+        "inference_gateway_model_failures_total{model=\"tiny\",reason=\"SourceNotFound\"} ",
+        "process_start_time_seconds ",
+        "process_resident_memory_bytes ",
+        "process_cpu_seconds_total ",
+    ] {
+        assert!(text.lines().any(|one| one.starts_with(prefix)), "{prefix} not in {text}");
     }
 }
 

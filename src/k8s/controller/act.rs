@@ -109,7 +109,7 @@ impl Actor {
                 Err(error) => return Self::told(&model.name, &error),
             }
         }
-        self.metrics.rollout_phase(&model.name, Some(phase_label(phase)));
+        self.metrics.rollout_phase(&model.name, phase_label(phase));
         if is_superseded(&model.status, &status) {
             self.metrics.rollout_ended(&model.name, "superseded");
         }

@@ -1,0 +1,128 @@
+//! What is told of the process, of models and of rollouts, and what is forgotten again.
+
+use std::time::Duration;
+
+use prometheus::proto::{LabelPair, MetricFamily};
+
+use super::{Metrics, SwapKind};
+
+/// Samples of one family, as `label values = value`, sorted.
+fn samples(metrics: &Metrics, family: &str) -> Vec<String> {
+    let families = metrics.gather();
+    let found = families.iter().filter(|one| one.name() == family).flat_map(MetricFamily::get_metric);
+    let mut lines: Vec<String> = found
+        .map(|metric| {
+            let labels: Vec<&str> = metric.get_label().iter().map(LabelPair::value).collect();
+            let value = metric.get_gauge().get_value() + metric.get_counter().get_value();
+            format!("{} = {value}", labels.join(" "))
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn what_has_no_meaning_here_is_not_there() {
+    let metrics = Metrics::new();
+    for family in ["ready", "controller_leader", "controller_leader_changes_total", "config_reload_success"] {
+        assert!(samples(&metrics, &format!("inference_gateway_{family}")).is_empty(), "{family}");
+    }
+    metrics.leading(false);
+    metrics.config_reloaded(true);
+    assert_eq!(samples(&metrics, "inference_gateway_controller_leader"), [" = 0"]);
+    assert_eq!(samples(&metrics, "inference_gateway_controller_leader_changes_total"), [" = 0"]);
+    assert_eq!(samples(&metrics, "inference_gateway_config_reload_success"), [" = 1"]);
+}
+
+#[test]
+fn rollouts_are_told_by_the_leader_alone_and_of_models_that_exist() {
+    let phase = |metrics: &Metrics| -> Vec<String> {
+        let all = samples(metrics, "inference_gateway_rollout_phase");
+        all.into_iter().filter(|line| line.ends_with("= 1")).collect()
+    };
+    let metrics = Metrics::new();
+    metrics.rollout_phase("chat", "Canary");
+    metrics.rollout_phase("code", "Failed");
+    assert_eq!(phase(&metrics), ["chat Canary = 1", "code Failed = 1"]);
+    metrics.keep_rollouts_of(["chat"]);
+    assert_eq!(phase(&metrics), ["chat Canary = 1"]);
+    metrics.rollout_phase("chat", "Idle");
+    assert_eq!(phase(&metrics), ["chat Idle = 1"]);
+    metrics.keep_rollouts_of([]);
+    assert!(samples(&metrics, "inference_gateway_rollout_phase").is_empty());
+}
+
+#[test]
+fn readiness_is_told_of_models_that_are_served_and_of_no_others() {
+    let ready = |metrics: &Metrics| samples(metrics, "inference_gateway_model_ready");
+    let metrics = Metrics::new();
+    metrics.models_ready([("chat", Some(false)), ("code", Some(true)), ("next", None)]);
+    assert_eq!(ready(&metrics), ["chat = 0", "code = 1"]);
+    metrics.model_swapped("chat", "1", SwapKind::First, Duration::ZERO);
+    metrics.models_ready([("chat", Some(true)), ("next", Some(true))]);
+    assert_eq!(ready(&metrics), ["chat = 1", "next = 1"]);
+}
+
+#[test]
+fn the_use_of_the_cache_is_a_part_of_all_revisions_together() {
+    let usage = |metrics: &Metrics| samples(metrics, "inference_gateway_cache_usage_ratio");
+    let metrics = Metrics::new();
+    let old = metrics.model("chat");
+    old.capacity(4, 300);
+    old.load(1, 0, 60);
+    assert_eq!(usage(&metrics), ["chat = 0.2"]);
+    let new = metrics.model("chat");
+    new.capacity(4, 100);
+    new.load(1, 0, 40);
+    assert_eq!(usage(&metrics), ["chat = 0.25"]);
+    drop(old);
+    assert_eq!(usage(&metrics), ["chat = 0.4"]);
+    drop(new);
+    let unbounded = metrics.model("chat");
+    unbounded.capacity(4, usize::MAX);
+    unbounded.load(1, 0, 40);
+    assert_eq!(usage(&metrics), ["chat = 0"]);
+}
+
+#[test]
+fn the_process_is_measured() {
+    let metrics = Metrics::new();
+    let value = |family: &str| {
+        let lines = samples(&metrics, family);
+        assert_eq!(lines.len(), 1, "{family}");
+        lines[0].trim_start_matches(" = ").parse::<f64>().unwrap()
+    };
+    assert!(value("process_resident_memory_bytes") > 1e6);
+    assert!(value("process_open_fds") >= 3.0);
+    assert!(value("process_max_fds") >= value("process_open_fds"));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let age = now - value("process_start_time_seconds");
+    assert!((-2.0..86_400.0).contains(&age), "began {age} s ago");
+    // Time that a thread spends is seen, and never counted twice.
+    let before = value("process_cpu_seconds_total");
+    let began = std::time::Instant::now();
+    while value("process_cpu_seconds_total") < before + 0.05 {
+        assert!(began.elapsed() < Duration::from_mins(1), "no time was spent");
+    }
+    assert!(samples(&metrics, "inference_gateway_memory_limit_bytes").is_empty());
+    metrics.memory_limit(u64::MAX);
+    assert!(value("inference_gateway_memory_limit_bytes") > 9e18, "as large as a number can be");
+}
+
+#[test]
+fn the_page_has_every_family() {
+    let page = Metrics::reference();
+    for row in [
+        "| `inference_gateway_model_info` | gauge | `model`, `revision` | 1 for the revision that answers. |",
+        "| `inference_gateway_config_reload_success` | gauge |  | 1 while",
+        "| `process_cpu_seconds_total` | counter |  | Time",
+        "| `inference_gateway_time_to_first_token_seconds` | histogram | `model` | Time from",
+        "| `inference_gateway_time_to_first_token_seconds` | 0.001, 0.005,",
+    ] {
+        assert!(page.contains(row), "{row}");
+    }
+    let metrics = Metrics::new();
+    for family in metrics.gather() {
+        assert!(page.contains(&format!("| `{}` |", family.name())), "{}", family.name());
+    }
+}
