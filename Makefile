@@ -8,9 +8,11 @@ VENV_PYTHON = prepared/venv/bin/python
 CARGO ?= cargo
 # These tests wait most of the time: for watches, soaks and deadlines.
 CLUSTER_TEST = $(CARGO) test --locked --features failpoints --test cluster -- --test-threads=6
+# The program is the one that the Rust tests have built.
+MONITORING_TEST = $(VENV_PYTHON) -m unittest discover --start-directory tests/monitoring
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test bench bench-quick soak generate clean
+.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick soak generate clean
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,7 +44,13 @@ lint: ## Check format, lints and documentation
 test: prepare-tests lint ## Run every test (this is what CI runs)
 	$(VENV_PYTHON) -m unittest discover --start-directory tests/scripts
 	$(CARGO) test --locked --features failpoints --lib --bins --test integration
+	$(MONITORING_TEST)
 	$(CLUSTER_TEST)
+
+monitoring-test: ## Prove alerts and dashboard with promtool and a real Prometheus (part of `make test`)
+	@$(PYTHON) scripts/prepare.py library tiny python-tests tools
+	$(CARGO) build --locked --features failpoints --quiet
+	$(MONITORING_TEST)
 
 cluster-test: ## Run the tests against a real etcd and kube-apiserver (part of `make test`)
 	@$(PYTHON) scripts/prepare.py library tiny kubernetes

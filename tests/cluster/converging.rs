@@ -210,10 +210,15 @@ async fn objects_that_are_deleted_by_hand_come_back_and_a_deleted_model_ends() {
     let other = fleet.wait_rolled_out("chat").await;
     assert_ne!(other, stable);
     assert_eq!(traffic.stop().await.verdict(), Ok(()));
+    let told = async |sample: &str| fleet.metric(0, &format!("inference_gateway_{sample}")).await > 0.0;
+    let at_rest = "rollout_phase{model=\"chat\",phase=\"Idle\"}";
+    assert!(told(at_rest).await && !told("rollout_phase{model=\"chat\",phase=\"Rolling\"}").await);
+    assert!(told("rollouts_total{model=\"chat\",outcome=\"complete\"}").await);
 
     fleet.models.delete("chat", &DeleteParams::default()).await.unwrap();
     fleet.pods[0].wait_without("chat").await;
     eventually("no replicas", async || fleet.serving().await.is_empty().then_some(())).await;
+    eventually("no rollout", async || (!told(at_rest).await).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

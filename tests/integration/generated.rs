@@ -39,7 +39,9 @@ fn the_reference_of_the_metrics_is_that_of_the_declarations() {
 fn documents_name_metrics_that_exist() {
     let reference = printed(&["metrics"]);
     let known: Vec<&str> = reference.split('`').collect();
-    for page in ["README.md", "docs/model-updates.md", "docs/kubernetes.md", "docs/reliability.md"] {
+    for page in
+        ["README.md", "docs/alerts.md", "docs/model-updates.md", "docs/kubernetes.md", "docs/reliability.md"]
+    {
         let text = fs::read_to_string(project().join(page)).unwrap();
         let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
         for name in words.filter(|word| word.starts_with("inference_gateway_")) {
@@ -53,9 +55,14 @@ fn documents_name_metrics_that_exist() {
 fn documents_name_settings_that_exist() {
     let reference = printed(&["config", "--markdown"]);
     let known: Vec<&str> = reference.split('`').collect();
-    for page in
-        ["README.md", "docs/model-updates.md", "docs/models.md", "docs/kubernetes.md", "ARCHITECTURE.md"]
-    {
+    for page in [
+        "README.md",
+        "docs/alerts.md",
+        "docs/model-updates.md",
+        "docs/models.md",
+        "docs/kubernetes.md",
+        "ARCHITECTURE.md",
+    ] {
         let text = fs::read_to_string(project().join(page)).unwrap();
         let named = text.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
         for name in named.filter(|name| name.starts_with("INFERENCE_") && !name.ends_with('_')) {

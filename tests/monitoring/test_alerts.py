@@ -26,8 +26,8 @@ def cases() -> list[tuple[dict[str, Any], dict[str, Any]]]:
 
 
 def with_every_alert(expression: str, folder: Path) -> list[Path]:
-    """The cases, over rules of which each alert has this expression and nothing to say; of their questions only those that have
-    another answer then.
+    """The cases, over rules of which each alert has this expression and nothing to say; of their
+    questions only those that have another answer then.
     """
     names = [{"alert": name, "expr": expression, "labels": rule["labels"]} for name, rule in alerts().items()]
     (folder / "alerts.yaml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": names}]}))
@@ -99,7 +99,8 @@ class AlertsTest(unittest.TestCase):
     def test_every_alert_has_a_section_in_the_runbook(self) -> None:
         page = RUNBOOK.read_text()
         sections = re.findall(r"^### (\w+)\n\n(.+?)(?=^##|\Z)", page, re.M | re.S)
-        self.assertEqual([name for name, _ in sections], list(alerts()), "the page has other alerts, or another order")
+        names = [name for name, _ in sections]
+        self.assertEqual(names, list(alerts()), "the page has other alerts, or another order")
         for name, text in sections:
             severity = alerts()[name]["labels"]["severity"]
             self.assertIn(f"({severity}", text, f"the section of {name} does not say that it is {severity}")

@@ -1,0 +1,183 @@
+"""A gateway with models, a controller, and a Prometheus that scrapes both every second."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import yaml
+from monitored import ALERTS, ROOT, gateway, tool
+
+Answer = TypeVar("Answer")
+PATIENCE_SECONDS = 60
+LONG_PROMPT = "one two three four five " * 4
+"""Long enough that its beginning is kept."""
+
+
+def until(what: str, ask: Callable[[], Answer | None]) -> Answer:
+    """Asks until there is an answer."""
+    began = time.monotonic()
+    while time.monotonic() - began < PATIENCE_SECONDS:
+        try:
+            if answer := ask():
+                return answer
+        except OSError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError(f"waited {PATIENCE_SECONDS} s in vain for {what}")
+
+
+@dataclass
+class Program:
+    """A process that writes a log."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def address(self, pattern: str) -> str:
+        """What the log says, once it does."""
+
+        def ask() -> str | None:
+            text = self.log.read_text()
+            assert self.process.poll() is None, f"it ended:\n{text}"
+            found = re.search(pattern, text)
+            return found and found[1]
+
+        return until(f"{pattern} in {self.log}", ask)
+
+
+class Setting:
+    """Everything that runs; use as a context."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self.folder = Path(self._stack.enter_context(TemporaryDirectory()))
+        self.models = self.folder / "models"
+        self.list = self.folder / "models.yaml"
+        self.api = self.prometheus = ""
+
+    def __enter__(self) -> "Setting":
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _start(self) -> None:
+        tiny = ROOT / "prepared" / "tiny"
+        assert tiny.exists(), f"{tiny} is missing: run `make prepare-tests`"
+        for name in ("llama", "gpt2"):
+            shutil.copytree(tiny / name, self.models / name)
+        shutil.copytree(self.models / "gpt2", self.models / "broken")
+        (self.models / "broken" / "model.onnx").write_bytes(b"<html>not found</html>")
+        script = ROOT / "tests" / "fixtures" / "poisoned_model.py"
+        poison = [sys.executable, script, tiny / "gpt2" / "model.onnx", "100"]
+        shutil.copytree(self.models / "gpt2", self.models / "poisoned")
+        subprocess.run([*poison, self.models / "poisoned" / "model.onnx"], check=True)
+        self.write_list(chat="gpt2", code="llama", ill="gpt2", broken="broken")
+        server = self.start(
+            "gateway",
+            {"INFERENCE_MODELS_FILE": str(self.list), "INFERENCE_MODEL_ROOT": str(self.models)},
+        )
+        controller = self.start("controller", self._away(), "controller")
+        self.api = server.address(r'"api":"([^"]+)"')
+        ops = r'"ops":"([^"]+)"'
+        self._start_prometheus({"gateway": server.address(ops), "controller": controller.address(ops)})
+
+    def start(self, name: str, settings: dict[str, str], *arguments: str) -> Program:
+        """Starts the program under test, on ports of the system's choice."""
+        environment = {
+            "INFERENCE_LISTEN_ADDRESS": "127.0.0.1:0",
+            "INFERENCE_OPS_ADDRESS": "127.0.0.1:0",
+            "INFERENCE_ADMIN_ADDRESS": "127.0.0.1:0",
+            "INFERENCE_CACHE_DIR": str(self.folder / "cache"),
+            "INFERENCE_LOG_FORMAT": "json",
+            "INFERENCE_SPINNING": "false",
+            "INFERENCE_MEMORY_LIMIT": "2Gi",
+            "ORT_DYLIB_PATH": str(ROOT / "prepared" / "lib" / "libonnxruntime.so"),
+            "HOME": str(self.folder),
+        }
+        return self._run(name, [str(gateway()), *arguments], environment | settings)
+
+    def _run(self, name: str, command: list[str], environment: dict[str, str]) -> Program:
+        log = self.folder / f"{name}.log"
+        with log.open("wb") as file:
+            process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, cwd=self.folder)
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+        return Program(process, log)
+
+    def _away(self) -> dict[str, str]:
+        """A cluster that is not there."""
+        cluster = {"name": "away", "cluster": {"server": "http://127.0.0.1:1"}}
+        context = {"name": "away", "context": {"cluster": "away", "user": "nobody", "namespace": "models"}}
+        user = {"name": "nobody", "user": {}}
+        config = {"apiVersion": "v1", "kind": "Config", "current-context": "away"}
+        config |= {"clusters": [cluster], "contexts": [context], "users": [user]}
+        file = self.folder / "kubeconfig"
+        file.write_text(yaml.safe_dump(config))
+        return {"KUBECONFIG": str(file), "INFERENCE_GATEWAY_NAME": "default"}
+
+    def _start_prometheus(self, targets: dict[str, str]) -> None:
+        jobs = []
+        for job, target in targets.items():
+            labels = {"namespace": "models", "pod": f"{job}-0"}
+            jobs.append({"job_name": job, "static_configs": [{"targets": [target], "labels": labels}]})
+        intervals = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        config = {"global": intervals, "rule_files": [str(ALERTS)], "scrape_configs": jobs}
+        file = self.folder / "prometheus.yaml"
+        file.write_text(yaml.safe_dump(config))
+        command = [
+            str(tool("prometheus")),
+            f"--config.file={file}",
+            f"--storage.tsdb.path={self.folder / 'samples'}",
+            "--web.listen-address=127.0.0.1:0",
+        ]
+        program = self._run("prometheus", command, {"HOME": str(self.folder)})
+        self.prometheus = program.address(r'msg="Listening on" .*?address=(127\.0\.0\.1:\d+)')
+        until("prometheus", lambda: urllib.request.urlopen(f"http://{self.prometheus}/-/ready").status)
+
+    def write_list(self, **models: str) -> None:
+        """Writes the list of models, at once."""
+        entries = [{"name": name, "spec": {"source": {"path": path}}} for name, path in models.items()]
+        new = self.folder / "new.yaml"
+        new.write_text(yaml.safe_dump(entries))
+        new.replace(self.list)
+
+    def ask(self, **body: Any) -> int:
+        """A request; its status."""
+        request = urllib.request.Request(f"http://{self.api}/api/v1/inference", json.dumps(body).encode())
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+                answer.read()
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def get(self, path: str, **parameters: str) -> Any:
+        """What the HTTP API of Prometheus answers; an error of ours is an `AssertionError` with its words."""
+        url = f"http://{self.prometheus}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:
+                return json.load(answer)["data"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{path} {parameters}: {error.read().decode()}") from None
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series that an expression has now."""
+        return self.get("query", query=expression)["result"]
