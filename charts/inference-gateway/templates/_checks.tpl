@@ -1,0 +1,87 @@
+{{/*
+What values must not say together. Each message says what to do. Called by the gateway's Deployment, so that every rendering of
+the chart is checked.
+*/}}
+
+{{- define "inference-gateway.checks" -}}
+{{- include "inference-gateway.checkGrace" . }}
+{{- include "inference-gateway.checkVariables" . }}
+{{- include "inference-gateway.checkMode" . }}
+{{- include "inference-gateway.checkVolumes" . }}
+{{- include "inference-gateway.checkScaling" . }}
+{{- end }}
+
+{{/* Seconds from the order to end until the kubelet kills: the sleep, the drain, and ten for what comes after. */}}
+{{- define "inference-gateway.neededGrace" -}}
+{{- add .Values.preStopSeconds .Values.drainSeconds 10 }}
+{{- end }}
+
+{{- define "inference-gateway.grace" -}}
+{{- default (include "inference-gateway.neededGrace" .) (include "inference-gateway.text" (default "" .Values.terminationGracePeriodSeconds)) }}
+{{- end }}
+
+{{- define "inference-gateway.checkGrace" -}}
+{{- $needed := include "inference-gateway.neededGrace" . | int64 }}
+{{- $given := include "inference-gateway.grace" . | int64 }}
+{{- if lt $given $needed }}
+{{- fail (printf "terminationGracePeriodSeconds is %d, but preStopSeconds (%d) + drainSeconds (%d) + 10 is %d: requests would be cut off. Raise it, lower the others, or leave it empty to have it computed" $given (int64 .Values.preStopSeconds) (int64 .Values.drainSeconds) $needed) }}
+{{- end }}
+{{- end }}
+
+{{- define "inference-gateway.checkVariables" -}}
+{{- $own := include "inference-gateway.ownVariables" . | fromYaml }}
+{{- range $name, $_ := .Values.settings }}
+{{- if hasKey $own $name }}
+{{- fail (printf "settings.%s is set by the chart itself: use %s" $name (get $own $name)) }}
+{{- end }}
+{{- end }}
+{{- range .Values.extraEnv }}
+{{- if hasKey $own .name }}
+{{- fail (printf "extraEnv has %s, which the chart itself sets: use %s" .name (get $own .name)) }}
+{{- end }}
+{{- if hasKey $.Values.settings .name }}
+{{- fail (printf "extraEnv and settings both have %s: remove one of them" .name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "inference-gateway.checkMode" -}}
+{{- if and (eq .Values.mode "env") (not .Values.model.source) }}
+{{- fail "mode env serves one model: set model.source to a folder, an .onnx file, a URL, hf://owner/repository or oci://…" }}
+{{- end }}
+{{- if and (ne .Values.mode "env") .Values.model.source }}
+{{- fail (printf "model.source is for mode env, and mode is %s: set mode to env, or name the model in %s" .Values.mode (ternary "models" "a Model object" (eq .Values.mode "configMap"))) }}
+{{- end }}
+{{- if and (ne .Values.mode "configMap") .Values.models }}
+{{- fail (printf "models is for mode configMap, and mode is %s: set mode to configMap%s" .Values.mode (ternary ", or apply Model objects" "" (eq .Values.mode "crd"))) }}
+{{- end }}
+{{- if and .Values.configMap.existingName .Values.models }}
+{{- fail "configMap.existingName names a list that somebody else keeps, and models is one too: use one of them" }}
+{{- end }}
+{{- end }}
+
+{{- define "inference-gateway.checkVolumes" -}}
+{{- $cache := .Values.cache }}
+{{- if and (eq $cache.type "hostPath") (not $cache.hostPath.path) }}
+{{- fail "cache.type is hostPath: set cache.hostPath.path" }}
+{{- end }}
+{{- $root := .Values.modelRoot }}
+{{- if and (eq $root.type "hostPath") (not $root.hostPath.path) }}
+{{- fail "modelRoot.type is hostPath: set modelRoot.hostPath.path" }}
+{{- end }}
+{{- if and (eq $root.type "persistentVolumeClaim") (not $root.persistentVolumeClaim.existingClaim) }}
+{{- fail "modelRoot.type is persistentVolumeClaim: set modelRoot.persistentVolumeClaim.existingClaim" }}
+{{- end }}
+{{- if and (eq $root.type "volume") (not $root.volume) }}
+{{- fail "modelRoot.type is volume: set modelRoot.volume to the source of a volume, as {nfs: {server: …, path: …}}" }}
+{{- end }}
+{{- if and (eq $cache.type "persistentVolumeClaim") (not $cache.persistentVolumeClaim.existingClaim) (has "ReadWriteOncePod" $cache.persistentVolumeClaim.accessModes) (gt (include "inference-gateway.leastReplicas" . | int) 1) }}
+{{- fail "a cache with ReadWriteOncePod is for one pod: use ReadWriteMany, or cache.type ephemeral, which gives each pod its own" }}
+{{- end }}
+{{- end }}
+
+{{- define "inference-gateway.checkScaling" -}}
+{{- if and .Values.autoscaling.enabled .Values.keda.enabled }}
+{{- fail "autoscaling.enabled and keda.enabled would scale the same pods: enable one of them" }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,72 @@
+{{/*
+Variables of the gateway. Those that other values decide are listed with the value to use: a setting or an extra variable of
+the same name would say something else than the rest of the pod.
+*/}}
+
+{{- define "inference-gateway.ownVariables" -}}
+POD_NAME: nothing, it is the pod's name
+POD_NAMESPACE: nothing, it is the pod's namespace
+HOME: nothing, it is /tmp
+HF_HOME: cache
+HF_TOKEN: hubToken
+INFERENCE_CACHE_DIR: cache
+INFERENCE_STATE_DIR: cache
+INFERENCE_DEFAULT_MODEL_NAME: model.name
+INFERENCE_DEFAULT_MODEL_PATH: model.source
+INFERENCE_DEFAULT_TOKENIZER: model.tokenizer
+INFERENCE_DRAIN_TIMEOUT: drainSeconds
+INFERENCE_GATEWAY_NAME: gatewayName with mode crd
+INFERENCE_LISTEN_ADDRESS: listenHost
+INFERENCE_MODELS_CONFIG_MAP: mode configMap with configMap.watch api
+INFERENCE_MODELS_FILE: mode configMap with configMap.watch mount
+INFERENCE_MODEL_ROOT: modelRoot.mountPath
+INFERENCE_OPS_ADDRESS: listenHost
+INFERENCE_SHUTDOWN_DELAY: preStopSeconds
+{{- end }}
+
+{{/* A value as text. Numbers of values.yaml are floats, which would be written as 2.097152e+06. */}}
+{{- define "inference-gateway.text" -}}
+{{- if kindIs "float64" . }}{{ if eq (floor .) . }}{{ int64 . }}{{ else }}{{ . }}{{ end }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
+{{- define "inference-gateway.environment" -}}
+- name: POD_NAME
+  valueFrom:
+    fieldRef: {fieldPath: metadata.name}
+- name: POD_NAMESPACE
+  valueFrom:
+    fieldRef: {fieldPath: metadata.namespace}
+- {name: HOME, value: /tmp}
+- {name: INFERENCE_LISTEN_ADDRESS, value: {{ printf "%s:3000" .Values.listenHost | quote }}}
+- {name: INFERENCE_OPS_ADDRESS, value: {{ printf "%s:3001" .Values.listenHost | quote }}}
+- {name: INFERENCE_CACHE_DIR, value: /var/cache/inference-gateway}
+# Of this pod alone, also where pods share the cache.
+- {name: INFERENCE_STATE_DIR, value: /var/cache/inference-gateway/state/$(POD_NAME)}
+- {name: HF_HOME, value: /var/cache/inference-gateway/hub}
+- {name: INFERENCE_MODEL_ROOT, value: {{ .Values.modelRoot.mountPath | quote }}}
+- {name: INFERENCE_DRAIN_TIMEOUT, value: {{ printf "%ds" (int64 .Values.drainSeconds) | quote }}}
+{{- if eq .Values.mode "env" }}
+- {name: INFERENCE_DEFAULT_MODEL_NAME, value: {{ .Values.model.name | quote }}}
+- {name: INFERENCE_DEFAULT_MODEL_PATH, value: {{ .Values.model.source | quote }}}
+{{- with .Values.model.tokenizer }}
+- {name: INFERENCE_DEFAULT_TOKENIZER, value: {{ . | quote }}}
+{{- end }}
+{{- else if eq .Values.mode "crd" }}
+- {name: INFERENCE_GATEWAY_NAME, value: {{ .Values.gatewayName | quote }}}
+{{- else if eq .Values.configMap.watch "api" }}
+- {name: INFERENCE_MODELS_CONFIG_MAP, value: {{ include "inference-gateway.modelsConfigMapName" . | quote }}}
+{{- else }}
+- {name: INFERENCE_MODELS_FILE, value: /etc/inference-gateway/models/models.yaml}
+{{- end }}
+{{- with .Values.hubToken.secretName }}
+- name: HF_TOKEN
+  valueFrom:
+    secretKeyRef: {name: {{ . | quote }}, key: {{ $.Values.hubToken.key | quote }}}
+{{- end }}
+{{- range $name, $value := .Values.settings }}
+- {name: {{ $name }}, value: {{ include "inference-gateway.text" $value | quote }}}
+{{- end }}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
