@@ -9,6 +9,9 @@ the chart is checked.
 {{- include "inference-gateway.checkMode" . }}
 {{- include "inference-gateway.checkVolumes" . }}
 {{- include "inference-gateway.checkScaling" . }}
+{{- include "inference-gateway.checkMonitors" . }}
+{{- include "inference-gateway.checkNetworks" . }}
+{{- include "inference-gateway.checkRoutes" . }}
 {{- end }}
 
 {{/* Seconds from the order to end until the kubelet kills: the sleep, the drain, and ten for what comes after. */}}
@@ -30,7 +33,11 @@ the chart is checked.
 
 {{- define "inference-gateway.checkVariables" -}}
 {{- $own := include "inference-gateway.ownVariables" . | fromYaml }}
+{{- $known := .Files.Lines "files/settings.txt" }}
 {{- range $name, $_ := .Values.settings }}
+{{- if not (has $name $known) }}
+{{- fail (printf "settings.%s is no setting of this version (docs/settings.md): mend the name, or use extraEnv" $name) }}
+{{- end }}
 {{- if hasKey $own $name }}
 {{- fail (printf "settings.%s is set by the chart itself: use %s" $name (get $own $name)) }}
 {{- end }}
@@ -83,5 +90,28 @@ the chart is checked.
 {{- define "inference-gateway.checkScaling" -}}
 {{- if and .Values.autoscaling.enabled .Values.keda.enabled }}
 {{- fail "autoscaling.enabled and keda.enabled would scale the same pods: enable one of them" }}
+{{- end }}
+{{- if and .Values.keda.enabled (not .Values.keda.serverAddress) }}
+{{- fail "keda.enabled: set keda.serverAddress to the address of Prometheus, as http://prometheus.monitoring:9090" }}
+{{- end }}
+{{- range $name := list "autoscaling" "keda" }}
+{{- with get $.Values $name }}
+{{- if and .enabled (gt (int .minReplicas) (int .maxReplicas)) }}
+{{- fail (printf "%s.minReplicas (%d) is above %s.maxReplicas (%d): lower the first or raise the second" $name (int .minReplicas) $name (int .maxReplicas)) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "inference-gateway.checkRoutes" -}}
+{{- $route := .Values.httpRoute }}
+{{- if and $route.enabled (not $route.parentRefs) }}
+{{- fail "httpRoute.enabled: set httpRoute.parentRefs to the Gateway, as [{name: public, namespace: gateways}]" }}
+{{- end }}
+{{- if and $route.enabled (eq $route.backend "InferencePool") (not .Values.inferencePool.enabled) }}
+{{- fail "httpRoute.backend is InferencePool, which is not there: set inferencePool.enabled, or httpRoute.backend to Service" }}
+{{- end }}
+{{- if and .Values.inferencePool.enabled (not .Values.inferencePool.endpointPicker.serviceName) }}
+{{- fail "inferencePool.enabled: set inferencePool.endpointPicker.serviceName to the Service of the endpoint picker" }}
 {{- end }}
 {{- end }}
