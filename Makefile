@@ -11,8 +11,10 @@ CLUSTER_TEST = $(CARGO) test --locked --features failpoints --test cluster -- --
 # The program is the one that the Rust tests have built.
 MONITORING_TEST = $(VENV_PYTHON) -m unittest discover --start-directory tests/monitoring
 
+CHART_TEST = $(VENV_PYTHON) -m unittest discover --start-directory tests/chart
+
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick soak generate clean
+.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick soak generate clean chart-test
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +45,7 @@ lint: ## Check format, lints and documentation
 
 test: prepare-tests lint ## Run every test (this is what CI runs)
 	$(VENV_PYTHON) -m unittest discover --start-directory tests/scripts
+	$(CHART_TEST)
 	$(CARGO) test --locked --features failpoints --lib --bins --test integration
 	$(MONITORING_TEST)
 	$(CLUSTER_TEST)
@@ -51,6 +54,10 @@ monitoring-test: ## Prove alerts and dashboard with promtool and a real Promethe
 	@$(PYTHON) scripts/prepare.py library tiny python-tests tools
 	$(CARGO) build --locked --features failpoints --quiet
 	$(MONITORING_TEST)
+
+chart-test: ## Lint, render and validate the charts and manifests (part of `make test`)
+	@$(PYTHON) scripts/prepare.py python-tests tools
+	$(CHART_TEST)
 
 cluster-test: ## Run the tests against a real etcd and kube-apiserver (part of `make test`)
 	@$(PYTHON) scripts/prepare.py library tiny kubernetes
@@ -66,12 +73,14 @@ soak: build prepare-tests ## Swap two real models 500 times under load (SOAK_SWA
 bench-quick: prepare prepare-tests ## Measure one stream against the same loop written directly on ONNX Runtime
 	$(VENV_PYTHON) scripts/bench/compare.py --model $(MODEL_PATH)
 
-generate: ## Write the files that the program itself generates (crd/, docs/settings.md, docs/metrics.md)
+generate: ## Write the files that are made from others (crd/, docs/settings.md, docs/metrics.md, manifests/, charts/)
+	@$(PYTHON) scripts/prepare.py python-tests tools
 	$(CARGO) build --locked --quiet
 	target/debug/inference-gateway crd models > crd/models.yaml
 	target/debug/inference-gateway crd modelreplicas > crd/modelreplicas.yaml
 	target/debug/inference-gateway config --markdown > docs/settings.md
 	target/debug/inference-gateway metrics > docs/metrics.md
+	PYTHONPATH=scripts $(VENV_PYTHON) -m charts
 
 clean: ## Remove what was built and prepared (downloads stay in the user's cache)
 	rm -rf target prepared

@@ -58,6 +58,9 @@ INFERENCE_SHUTDOWN_DELAY: preStopSeconds
 {{- else }}
 - {name: INFERENCE_MODELS_FILE, value: /etc/inference-gateway/models/models.yaml}
 {{- end }}
+{{- if .Values.caBundle.configMapName }}
+- {name: SSL_CERT_FILE, value: /etc/inference-gateway/authorities/ca.crt}
+{{- end }}
 {{- with .Values.hubToken.secretName }}
 - name: HF_TOKEN
   valueFrom:

@@ -1,0 +1,170 @@
+"""What holds for the pods of the chart and of the manifests: rights, images, probes, ends, variables."""
+
+import unittest
+
+import chart
+import yaml
+
+EVERYTHING = f"--values={chart.GATEWAY}/ci/everything-values.yaml"
+MANIFESTS = chart.ROOT / "manifests"
+
+
+def all_pods() -> list[tuple[str, dict]]:
+    pods = []
+    for path in chart.VALUES:
+        pods += [(f"{path.name}: {name}", spec) for name, spec in chart.pod_specs(chart.objects(f"--values={path}"))]
+    for path in sorted(MANIFESTS.rglob("*.yaml")):
+        documents = [one for one in chart.read(path.read_text()) if "kind" in one]
+        pods += [(f"{path.name}: {name}", spec) for name, spec in chart.pod_specs(documents)]
+    return pods
+
+
+class PodsTest(unittest.TestCase):
+    def test_every_pod_is_as_the_restricted_standard_asks(self) -> None:
+        pods = all_pods()
+        self.assertGreater(len(pods), 20)
+        for name, spec in pods:
+            with self.subTest(name):
+                security = spec["securityContext"]
+                self.assertTrue(security["runAsNonRoot"])
+                self.assertEqual((security["runAsUser"], security["runAsGroup"]), (65532, 65532))
+                self.assertEqual(security["seccompProfile"], {"type": "RuntimeDefault"})
+                for forbidden in ("hostNetwork", "hostPID", "hostIPC"):
+                    self.assertNotIn(forbidden, spec)
+                for container in spec["containers"] + spec.get("initContainers", []):
+                    own = container["securityContext"]
+                    self.assertFalse(own["allowPrivilegeEscalation"])
+                    self.assertEqual(own["capabilities"], {"drop": ["ALL"]})
+                    self.assertNotIn("hostPort", str(container.get("ports")))
+                if "keda" not in name:
+                    self.assertFalse([volume for volume in spec.get("volumes", []) if "hostPath" in volume])
+
+    def test_our_containers_cannot_write_and_have_bounds_and_a_fixed_image(self) -> None:
+        for name, spec in all_pods():
+            container = spec["containers"][0]
+            with self.subTest(name):
+                self.assertTrue(container["securityContext"]["readOnlyRootFilesystem"])
+                self.assertIn("memory", container["resources"]["limits"])
+                self.assertNotIn("cpu", container["resources"]["limits"])
+                self.assertIn("memory", container["resources"]["requests"])
+                image = container["image"]
+                self.assertRegex(image, r"(:\d+\.\d+\.\d+|@sha256:[0-9a-f]{64})$")
+                for volume in spec.get("volumes", []):
+                    if "emptyDir" in volume and volume["name"] != "more":
+                        self.assertIn("sizeLimit", volume["emptyDir"])
+
+    def test_a_pod_has_a_token_only_where_it_speaks_with_the_apiserver(self) -> None:
+        expected = {
+            ("--set=mode=crd",): True,
+            ("--set=mode=configMap",): False,
+            ("--set=mode=configMap", "--set=configMap.watch=api"): True,
+            ("--set=mode=env", "--set=model.source=/models/x"): False,
+        }
+        for values, has_token in expected.items():
+            with self.subTest(values):
+                spec = chart.gateway(*values)["spec"]["template"]["spec"]
+                self.assertIs(spec["automountServiceAccountToken"], has_token)
+                self.assertEqual(bool(chart.of_kind("Role", *values)), has_token)
+        for account in chart.of_kind("ServiceAccount"):
+            self.assertIs(account["automountServiceAccountToken"], False)
+
+    def test_a_pod_that_watches_a_list_may_read_that_one_alone(self) -> None:
+        values = ("--set=mode=configMap", "--set=configMap.watch=api")
+        [role] = chart.of_kind("Role", *values)
+        [config_map] = chart.of_kind("ConfigMap", *values)
+        self.assertEqual(
+            role["rules"],
+            [
+                {
+                    "apiGroups": [""],
+                    "resources": ["configmaps"],
+                    "resourceNames": [config_map["metadata"]["name"]],
+                    "verbs": ["list", "watch"],
+                }
+            ],
+        )
+        named = chart.environment(chart.gateway(*values))["INFERENCE_MODELS_CONFIG_MAP"]
+        self.assertEqual(named, config_map["metadata"]["name"])
+
+    def test_the_time_to_end_is_computed(self) -> None:
+        for values, seconds in {(): 75, ("--set=drainSeconds=300", "--set=preStopSeconds=20"): 330}.items():
+            deployment = chart.gateway(*values)
+            spec = deployment["spec"]["template"]["spec"]
+            self.assertEqual(spec["terminationGracePeriodSeconds"], seconds)
+        self.assertEqual(chart.environment(deployment)["INFERENCE_DRAIN_TIMEOUT"], "300s")
+        self.assertEqual(spec["containers"][0]["lifecycle"]["preStop"], {"sleep": {"seconds": 20}})
+
+    def test_readiness_turns_before_endpoints_must_have_noticed(self) -> None:
+        probe = chart.gateway()["spec"]["template"]["spec"]["containers"][0]["readinessProbe"]
+        # INFERENCE_ENDPOINTS_DELAY and preStopSeconds are five seconds by default.
+        self.assertLess(probe["periodSeconds"] * probe["failureThreshold"], 5)
+
+    def test_probes_ask_the_ops_port_unless_told_otherwise(self) -> None:
+        paths = {"startupProbe": "/livez", "readinessProbe": "/readyz", "livenessProbe": "/livez"}
+        for name in ("gateway", "controller"):
+            container = chart.component(name)["spec"]["template"]["spec"]["containers"][0]
+            for probe, path in paths.items():
+                self.assertEqual(container[probe]["httpGet"], {"path": path, "port": "ops"})
+        own = chart.gateway("--set=probes.liveness.httpGet.path=/healthz", "--set=probes.liveness.httpGet.port=http")
+        probe = own["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]
+        self.assertEqual(probe["httpGet"], {"path": "/healthz", "port": "http"})
+
+    def test_the_examples_have_the_probes_of_the_chart(self) -> None:
+        container = chart.gateway()["spec"]["template"]["spec"]["containers"][0]
+        for mode in ("env", "configmap", "crd"):
+            example = yaml.safe_load((MANIFESTS / "examples" / f"probes-{mode}.yaml").read_text())
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                self.assertEqual(example["spec"]["containers"][0][probe], container[probe], f"{mode} {probe}")
+
+    def test_numbers_become_the_text_that_the_program_reads(self) -> None:
+        values = ("--set=settings.INFERENCE_MAX_BODY_BYTES=2097152", "--set=settings.INFERENCE_SPINNING=false")
+        variables = chart.environment(chart.gateway(*values))
+        self.assertEqual(variables["INFERENCE_MAX_BODY_BYTES"], "2097152")
+        self.assertEqual(variables["INFERENCE_SPINNING"], "false")
+
+    def test_each_pod_notes_its_state_in_a_folder_of_its_own(self) -> None:
+        for kind in ("emptyDir", "persistentVolumeClaim", "ephemeral"):
+            deployment = chart.gateway(f"--set=cache.type={kind}")
+            variables = chart.environment(deployment)
+            self.assertEqual(variables["INFERENCE_STATE_DIR"], "/var/cache/inference-gateway/state/$(POD_NAME)")
+            self.assertIn("POD_NAME", variables)
+            mounts = deployment["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+            self.assertIn({"name": "cache", "mountPath": "/var/cache/inference-gateway"}, mounts)
+
+    def test_selectors_are_what_they_always_were_and_match_the_pods(self) -> None:
+        for values in ((), (EVERYTHING,)):
+            for name in ("gateway", "controller"):
+                spec = chart.component(name, *values)["spec"]
+                selector = spec["selector"]["matchLabels"]
+                base = "ig" if values else "inference-gateway"
+                expected = {"name": base, "instance": chart.RELEASE, "component": name}
+                self.assertEqual(selector, {f"app.kubernetes.io/{key}": value for key, value in expected.items()})
+                self.assertLessEqual(selector.items(), spec["template"]["metadata"]["labels"].items())
+
+    def test_a_new_chart_with_the_same_image_replaces_no_pod(self) -> None:
+        for name in ("gateway", "controller"):
+            labels = chart.component(name)["spec"]["template"]["metadata"]["labels"]
+            self.assertNotIn("helm.sh/chart", labels)
+
+    def test_a_changed_list_of_models_replaces_no_pod(self) -> None:
+        values = ("--set=mode=configMap", "--set=models[0].spec.source.path=a")
+        one = chart.gateway(*values, "--set=models[0].name=one")
+        other = chart.gateway(*values, "--set=models[0].name=other")
+        self.assertEqual(one, other)
+
+    def test_who_scales_owns_the_number_of_pods(self) -> None:
+        self.assertEqual(chart.gateway("--set=replicaCount=3")["spec"]["replicas"], 3)
+        keda = ("--set=keda.enabled=true", "--set=keda.serverAddress=http://p")
+        for values in (("--set=autoscaling.enabled=true",), keda):
+            self.assertNotIn("replicas", chart.gateway(*values)["spec"])
+
+    def test_a_single_pod_has_no_budget_that_would_stop_every_drain(self) -> None:
+        self.assertEqual(chart.of_kind("PodDisruptionBudget"), [])
+        for values in (("--set=replicaCount=2",), ("--set=autoscaling.enabled=true", "--set=autoscaling.minReplicas=2")):
+            [budget] = chart.of_kind("PodDisruptionBudget", *values)
+            self.assertEqual(budget["spec"]["maxUnavailable"], 1)
+            self.assertEqual(budget["spec"]["unhealthyPodEvictionPolicy"], "AlwaysAllow")
+
+
+if __name__ == "__main__":
+    unittest.main()
