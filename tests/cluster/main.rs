@@ -8,6 +8,7 @@
 //! program ── node                   the project's own programs, as a cluster would run them
 //! traffic                            clients that must never notice anything
 //! proxy ── proxied                   an apiserver that answers badly
+//! helm                               releases of the charts
 //! ```
 //!
 //! `scripts/prepare.py kubernetes` makes the programs. Tests share one control plane, each in its own namespace; those that
@@ -22,12 +23,14 @@ mod bad_answers;
 mod bad_watches;
 mod bed;
 mod certificates;
+mod chart;
 mod clocks;
 mod config_map;
 mod converging;
 mod definitions;
 mod fleet;
 mod folders;
+mod helm;
 mod namespace;
 mod node;
 mod node_status;

@@ -1,4 +1,4 @@
-//! The control plane: etcd and kube-apiserver as processes, and the garbage collector for those who ask for it.
+//! The control plane: etcd and kube-apiserver as processes, and Kubernetes' controllers for those who ask for them.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ pub(crate) struct ControlPlane {
     authority: Authority,
     etcd_address: SocketAddr,
     apiserver: Process,
-    collector: Mutex<Option<Process>>,
+    controllers: Mutex<Option<Process>>,
     // Last: an apiserver without its etcd would say so at length.
     etcd: Process,
 }
@@ -64,15 +64,15 @@ impl ControlPlane {
         let etcd_address = free_address();
         let etcd = start_etcd(&folder, etcd_address);
         let apiserver = start_apiserver(&folder, access.server, etcd_address);
-        let collector = Mutex::new(None);
-        let mut plane = Self { folder, access, authority, etcd_address, apiserver, collector, etcd };
+        let controllers = Mutex::new(None);
+        let mut plane = Self { folder, access, authority, etcd_address, apiserver, controllers, etcd };
         plane.wait_ready().await;
         plane
     }
 
     /// A client that may do everything.
     pub(crate) async fn admin(&self) -> Client {
-        client(&self.folder.join("admin.kubeconfig")).await
+        client(&self.admin_kubeconfig()).await
     }
 
     /// The kubeconfig of a user without rights, until somebody binds a role to the name.
@@ -111,15 +111,25 @@ impl ControlPlane {
     ///
     /// Only these two controllers run: the one that cleans up after nodes would remove pods whose node does not exist.
     pub(crate) async fn collect_garbage(&self) {
-        let mut collector = self.collector.lock().await;
-        if collector.is_none() {
+        self.run_controllers(&["garbage-collector-controller", "namespace-controller"]).await;
+    }
+
+    /// From now on these controllers of Kubernetes' own run; a second call changes nothing.
+    pub(crate) async fn run_controllers(&self, names: &[&str]) {
+        let mut controllers = self.controllers.lock().await;
+        if controllers.is_none() {
             let mut command = Command::new(program("kube-controller-manager"));
             command
-                .arg(format!("--kubeconfig={}", self.folder.join("admin.kubeconfig").display()))
-                .args(["--controllers=garbage-collector-controller,namespace-controller"])
+                .arg(format!("--kubeconfig={}", self.admin_kubeconfig().display()))
+                .arg(format!("--controllers={}", names.join(",")))
                 .args(["--leader-elect=false", "--secure-port=0"]);
-            *collector = Some(Process::start(command, &self.folder.join("controller-manager.log")));
+            *controllers = Some(Process::start(command, &self.folder.join("controller-manager.log")));
         }
+    }
+
+    /// The kubeconfig of somebody who may do everything.
+    pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
+        self.folder.join("admin.kubeconfig")
     }
 
     /// Ends the apiserver at once: connections break, and nobody answers any more.
