@@ -96,8 +96,6 @@ def manifests(root: Path) -> dict[str, str]:
         # Whoever applies it says where.
         files[f"manifests/{name}"] = re.sub(r"^  namespace: .*\n", "", rendered, flags=re.MULTILINE)
     for name, (template, value) in MONITORING.items():
-        if value in ("prometheusRule", "dashboard") and not (root / GATEWAY / "files" / "alerts.yaml").exists():
-            continue
         arguments = (f"--show-only=templates/{template}", f"--set={value}.enabled=true")
         files[f"manifests/{name}"] = MADE + render(root, GATEWAY, *arguments)
     return files

@@ -115,7 +115,7 @@ class NetworkTest(unittest.TestCase):
         [engine] = extractor["parameters"]["engineConfigs"]
         self.assertEqual(extractor["parameters"]["defaultEngine"], engine["name"])
         specs = {key: value for key, value in engine.items() if key.endswith("Spec")}
-        self.assertGreaterEqual(len(specs), 2)
+        self.assertEqual(len(specs), 3)
         for spec in specs.values():
             metric = re.fullmatch(r"inference_gateway_(\w+)\{model=chat\}", spec)
             assert metric is not None, spec

@@ -58,7 +58,7 @@ class RenderingTest(unittest.TestCase):
             names = [(one["apiVersion"], one["kind"], one["metadata"]["name"]) for one in found]
             self.assertEqual(len(names), len(set(names)), path.name)
             for one in found:
-                if "-more" in one["metadata"]["name"] or "-text" in one["metadata"]["name"]:
+                if one["metadata"]["name"].endswith(("-more", "-text", "theirs")):
                     continue  # The user's own.
                 labels = one["metadata"].get("labels", {})
                 with self.subTest(f"{path.name}: {one['kind']} {one['metadata']['name']}"):
