@@ -2,16 +2,19 @@
 //! There is no node, so pods are admitted and never run; `make e2e` has one.
 
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::PersistentVolumeClaim;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
+use crate::access::client;
 use crate::eventually;
+use crate::fleet::objects;
 use crate::helm::{Helm, documents, failure_of, files, project};
+use crate::namespace::Namespace;
 use crate::plane::ControlPlane;
 
 const DEFINITIONS: [&str; 2] = [
@@ -79,12 +82,49 @@ async fn every_object_of_the_chart_is_admitted_to_a_restricted_namespace_and_rem
             helm.run(&other).unwrap();
             helm.run(&["uninstall", "second", "-n", name]).unwrap();
             people_may_see_and_change_models(&helm.client).await;
+            pods_write_the_status_of_their_own_replicas_alone(&plane, &helm).await;
         }
         helm.run(&["uninstall", &release, "-n", name]).unwrap();
         let kept: &[&str] =
             if name == "everything" { &["PersistentVolumeClaim everything-cache"] } else { &[] };
         helm.wait_left(name, &release, kept).await;
     }
+}
+
+/// The rights and the policy of a release, with the token of a pod of it.
+async fn pods_write_the_status_of_their_own_replicas_alone(plane: &ControlPlane, helm: &Helm) {
+    let own = plane.namespace("policy").await;
+    let (chart, namespace) = (path("charts/inference-gateway"), own.name.as_str());
+    helm.run(&["install", "gw", &chart, "-n", namespace, "--set=crds.enabled=false"]).unwrap();
+    helm.wait_pods(namespace).await;
+    let gateways = ListParams::default().labels("app.kubernetes.io/component=gateway");
+    let pod = own.all::<Pod>().list(&gateways).await.unwrap().items.remove(0);
+    let replicas = objects(&own, "ModelReplica");
+    let replica = async |pod: &str| {
+        let object = json!({
+            "apiVersion": "inference-gateway.io/v1alpha1", "kind": "ModelReplica",
+            "metadata": {"name": format!("{pod}.chat")},
+            "spec": {"podName": pod, "modelName": "chat", "modelUID": "1", "epoch": 1},
+        });
+        let object = serde_json::from_value(object).unwrap();
+        replicas.create(&PostParams::default(), &object).await.unwrap().name_any()
+    };
+    let (mine, other) = (replica(&pod.name_any()).await, replica("other").await);
+    let token = own.kubeconfig("gw-inference-gateway", Some(&pod)).await;
+    let as_pod = Namespace { client: client(&token).await, ..own.clone() };
+    let write = async |name: &str| {
+        let status = Patch::Merge(json!({"status": {"message": "hello"}}));
+        objects(&as_pod, "ModelReplica").patch_status(name, &PatchParams::default(), &status).await
+    };
+    // The apiserver follows roles and policies a moment after it has stored them.
+    eventually("the right to write", async || write(&mine).await.ok()).await;
+    let refused = eventually("the policy", async || write(&other).await.err()).await;
+    assert!(refused.to_string().contains("its own replicas only"), "{refused}");
+    write(&mine).await.unwrap();
+
+    let without = "--set=crds.enabled=false,admissionPolicy.enabled=false";
+    helm.run(&["upgrade", "gw", &chart, "-n", namespace, without]).unwrap();
+    eventually("a release without the policy", async || write(&other).await.ok()).await;
 }
 
 /// The cluster's own roles include models.
@@ -214,7 +254,7 @@ impl Stays {
     async fn of(helm: &Helm) -> Self {
         let deployments = helm.deployments("llm").await;
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(helm.client.clone(), "llm");
-        let claims = claims.list(&kube::api::ListParams::default()).await.unwrap().items;
+        let claims = claims.list(&ListParams::default()).await.unwrap().items;
         let leases: Api<Lease> = Api::namespaced(helm.client.clone(), "llm");
         let selector = |one: &k8s_openapi::api::apps::v1::Deployment| {
             serde_json::to_value(&one.spec.as_ref().unwrap().selector).unwrap()
