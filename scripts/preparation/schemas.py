@@ -133,7 +133,7 @@ def downloaded(module: Module, modules: Path, keep_open: Sequence[int]) -> Path:
     except ValueError:
         answer = {"Error": done.stderr}
     if error := answer.get("Error"):
-        raise PrepareError(explain_failure(command, done.returncode, error))
+        raise PrepareError(f"{name}: {explain_failure(command, done.returncode, error)}")
     if answer["Sum"] != module.content_hash:
         raise PrepareError(
             f"hash mismatch: {name} has {answer['Sum']}, pinned is {module.content_hash} "

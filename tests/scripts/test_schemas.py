@@ -189,7 +189,7 @@ class DownloadTest(unittest.TestCase):
     def test_any_other_answer_is_one_line(self) -> None:
         for stdout, stderr, expected in (
             ('{"Sum": "h1:wrong=", "Dir": "/there"}', "", "hash mismatch: example.org/m@v1.0.0 .*h1:wrong="),
-            ('{"Error": "reading https://proxy/m: 404 Not Found"}', "", "404 Not Found"),
+            ('{"Error": "reading https://proxy/m: 404 Not Found"}', "", "^example.org/m@v1.0.0: .*404 Not Found"),
             ("", "go: error: no such thing", "no such thing"),
         ):
             with self.subTest(expected), self.assertRaisesRegex(PrepareError, expected):
