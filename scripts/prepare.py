@@ -3,7 +3,7 @@
 
     python3 scripts/prepare.py [--precision w8a8|int8|fp32]... [TARGET]...
 
-    library        prepared/lib/libonnxruntime.so
+    library        prepared/lib/libonnxruntime.so (of another processor: --machine)
     model          prepared/models/smollm2-135m-instruct-PRECISION/
     tiny           prepared/tiny/NAME/
     python-tests   prepared/venv/ with what the Python tests and the benchmark import
@@ -45,7 +45,7 @@ from preparation.node import prepare_node
 from preparation.python_environment import PythonEnvironment
 from preparation.schemas import prepare_schemas
 from preparation.tools import prepare_tools
-from preparation.wheels import Downloader, fetch, pip_downloader
+from preparation.wheels import Downloader, fetch, notice_in_cache, pip_downloader
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TARGETS = ("library", "model", "tiny", "python-tests", "kubernetes", "tools", "node")
@@ -55,12 +55,13 @@ MODEL_MEBIBYTES = {"w8a8": 170, "int8": 160, "fp32": 560}
 class Preparation:
     """The state of `prepared/` against what was asked for; holds the lock while it exists."""
 
-    def __init__(self, checkout: Path, cache: Path, lock: int) -> None:
+    def __init__(self, checkout: Path, cache: Path, lock: int, machine: str | None = None) -> None:
         self.scripts = checkout / "scripts"
         self.fixtures = checkout / "tests" / "fixtures"
         self.prepared = checkout / "prepared"
         self.cache = cache
         self.lock = lock
+        self.machine = machine
         self.stamps = Stamps(self.prepared)
         self.environment = PythonEnvironment(self.prepared / "venv", self.scripts, lock)
 
@@ -68,7 +69,8 @@ class Preparation:
         """Hash of everything that the content of `result` depends on."""
         converter = [*(self.scripts / "convert").glob("*.py"), self.scripts / "requirements.txt"]
         if result == "lib":
-            return hash_of_inputs([], pins.onnx_runtime_for_this_machine().member_sha256)
+            pin = pins.onnx_runtime(self.machine)
+            return hash_of_inputs([], pin.member_sha256, *pin.notices)
         if result == "tiny":
             return hash_of_inputs([*converter, *self.fixtures.glob("tiny_*.py")])
         return hash_of_inputs(
@@ -100,8 +102,10 @@ class Preparation:
             _wait_for_all([*conversions, pool.submit(self.make_tiny_models) if "tiny" in outdated else None])
 
     def make_library(self, download: Downloader) -> None:
-        """prepared/lib: ONNX Runtime's library, under the names with which it is loaded and linked."""
-        pin = pins.onnx_runtime_for_this_machine()
+        """prepared/lib: ONNX Runtime's library, under the names with which it is loaded and linked, and its
+        licences.
+        """
+        pin = pins.onnx_runtime(self.machine)
         cached = fetch(pin, self.cache, download, "library")
 
         def build(folder: Path) -> None:
@@ -110,6 +114,8 @@ class Preparation:
             (folder / "libonnxruntime.so").chmod(0o755)
             # Its soname: what a program that was linked with it asks for.
             (folder / "libonnxruntime.so.1").symlink_to("libonnxruntime.so")
+            for notice in pin.notices:
+                shutil.copyfile(notice_in_cache(pin, notice, self.cache), folder / Path(notice).name)
 
         with step(f"library: onnxruntime {pin.version} in prepared/lib"):
             build_folder(self.prepared, "lib", self.inputs("lib"), build)
@@ -172,6 +178,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         choices=sorted(MODEL_MEBIBYTES),
         help="of the target 'model'; may be given more than once (default: w8a8)",
     )
+    parser.add_argument(
+        "--machine",
+        choices=sorted(pins.ONNX_RUNTIME),
+        help="of the target 'library': the processor it is for (default: this one)",
+    )
     parsed = parser.parse_args(arguments)
     unknown = [target for target in parsed.targets if target not in TARGETS]
     if unknown:
@@ -194,7 +205,7 @@ def main() -> int:
     try:
         with exclusive_lock(CHECKOUT / "prepared" / ".lock", "this checkout") as lock:
             cache = default_cache_folder()
-            preparation = Preparation(CHECKOUT, cache, lock)
+            preparation = Preparation(CHECKOUT, cache, lock, wanted.machine)
             if results or requirements:
                 preparation.make(results, requirements)
             scripts, prepared = CHECKOUT / "scripts", CHECKOUT / "prepared"

