@@ -1,31 +1,77 @@
-# syntax=docker/dockerfile:1
-# The gateway with ONNX Runtime, without a model.
+# The gateway with ONNX Runtime: no shell, no package manager, no model. docs/release.md explains every argument.
 #
-#   docker build -t inference-gateway .
+#   make image            with docker, podman or buildah, whichever is there
+#   docker build --tag inference-gateway .
 
-ARG RUST_VERSION=1.95.0
-ARG DEBIAN=bookworm
+# Pin the base by digest with --build-arg RUST_IMAGE=docker.io/library/rust:1.95.0-slim-trixie@sha256:…
+ARG RUST_IMAGE=docker.io/library/rust:1.95.0-slim-trixie
+# Another ONNX Runtime, for a GPU say: an image with a folder /onnxruntime, in it libonnxruntime.so and what it loads.
+ARG ONNXRUNTIME=library
 
-FROM rust:${RUST_VERSION}-slim-${DEBIAN} AS build
+# Compiles on the machine that builds, for TARGETARCH: nothing is emulated.
+FROM --platform=$BUILDPLATFORM ${RUST_IMAGE} AS tools
+ARG TARGETARCH
 WORKDIR /build
-RUN apt-get update && apt-get install --yes --no-install-recommends make python3 python3-venv \
-    && rm -rf /var/lib/apt/lists/*
-COPY scripts scripts
-RUN python3 scripts/prepare.py library
-COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
-COPY src src
-COPY tests tests
-COPY benches benches
-RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/target \
-    cargo build --profile dist --locked --bin inference-gateway \
-    && cp target/dist/inference-gateway /usr/local/bin/inference-gateway
+COPY scripts/image/toolchain.sh scripts/image/
+RUN sh scripts/image/toolchain.sh /build/target.env
 
-FROM debian:${DEBIAN}-slim
-RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates libstdc++6 \
-    && rm -rf /var/lib/apt/lists/*
-COPY --from=build /usr/local/bin/inference-gateway /usr/local/bin/inference-gateway
-COPY --from=build /build/prepared/lib/libonnxruntime.so /usr/local/lib/libonnxruntime.so
+FROM tools AS library
+COPY scripts/prepare.py scripts/
+COPY scripts/preparation scripts/preparation
+RUN --mount=type=cache,target=/root/.cache/inference-gateway \
+    . /build/target.env && python3 scripts/prepare.py --machine "$MACHINE" library && cp -r prepared/lib /onnxruntime
+
+# By this name the rest has it: the stage of a COPY cannot be an argument.
+FROM ${ONNXRUNTIME} AS onnxruntime
+
+FROM tools AS build
+COPY Cargo.toml Cargo.lock ./
+COPY src src
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/build/target \
+    . /build/target.env && cargo build --profile dist --locked --target "$TARGET" --bin inference-gateway \
+    && cp "target/$TARGET/dist/inference-gateway" inference-gateway.whole
+# Names of functions stay in the program. Lines, four fifths of its size, are given out with the release.
+RUN . /build/target.env \
+    && "$TRIPLET-objcopy" --only-keep-debug inference-gateway.whole inference-gateway.debug \
+    && "$TRIPLET-objcopy" --strip-debug --add-gnu-debuglink=inference-gateway.debug \
+        inference-gateway.whole inference-gateway
+
+# From `library`, so that builders which do not look into arguments know that it is needed.
+FROM library AS files
+COPY scripts/image/root.py scripts/image/
+COPY --from=build /build/inference-gateway ./
+COPY --from=onnxruntime /onnxruntime /chosen/
+RUN . /build/target.env \
+    && python3 scripts/image/root.py --triplet "$TRIPLET" inference-gateway /chosen /image \
+    && mkdir /empty
+
+# What a release has beside the image: names of Debian packages for the SBOM, lines for debuggers.
+FROM scratch AS beside
+COPY --from=files /image/var/lib/dpkg/status.d /records/
+COPY --from=build /build/inference-gateway.debug /
+
+FROM scratch
+COPY --from=files /image /
+COPY --from=files /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
+COPY LICENSE /usr/share/doc/inference-gateway/
+COPY --from=files --chown=65532:65532 /empty /var/cache/inference-gateway
+
+ENV HOME=/tmp \
+    ORT_DYLIB_PATH=/usr/local/lib/libonnxruntime.so \
+    INFERENCE_CACHE_DIR=/var/cache/inference-gateway
 USER 65532:65532
-ENV HOME=/tmp
 EXPOSE 3000 3001
 ENTRYPOINT ["/usr/local/bin/inference-gateway"]
+
+# Last, because they differ with every build.
+ARG SOURCE=https://github.com/inference-gateway/inference-gateway
+ARG VERSION
+ARG REVISION
+ARG CREATED
+LABEL org.opencontainers.image.title="Inference Gateway" \
+      org.opencontainers.image.description="Text generation with ONNX models as a Kubernetes-native HTTP service" \
+      org.opencontainers.image.source="$SOURCE" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.created="$CREATED"

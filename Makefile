@@ -13,8 +13,24 @@ MONITORING_TEST = $(VENV_PYTHON) -m unittest discover --start-directory tests/mo
 
 CHART_TEST = $(VENV_PYTHON) -m unittest discover --start-directory tests/chart
 
+# The image and the release: docs/release.md.
+VERSION = $(shell $(PYTHON) scripts/release.py version)
+IMAGE ?= ghcr.io/inference-gateway/inference-gateway:$(VERSION)
+IMAGE_BUILDER ?= $(shell for tool in docker podman buildah; do $$tool info >/dev/null 2>&1 && echo $$tool && break; done)
+IMAGE_ARCH ?= $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,amd64)
+# More flags for the builder, as --build-arg ONNXRUNTIME=IMAGE.
+IMAGE_BUILD_FLAGS ?=
+IMAGE_BUILD = $(or $(IMAGE_BUILDER),$(error docker, podman or buildah is needed to build the image)) build \
+	--platform linux/$(IMAGE_ARCH) $(if $(filter buildah,$(IMAGE_BUILDER)),--layers) $(IMAGE_BUILD_FLAGS)
+IMAGE_LABELS = --build-arg VERSION=$(VERSION) \
+	--build-arg REVISION=$$(git describe --always --abbrev=40 --dirty --exclude='*') \
+	--build-arg CREATED=$$(git log -1 --format=%cI)
+ARTIFACTS ?= target/artifacts
+ARTIFACT = $(ARTIFACTS)/inference-gateway-$(VERSION)-$(IMAGE_ARCH)
+HELM ?= prepared/tools/helm
+
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick soak generate clean chart-test
+.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick soak generate clean chart-test \ image image-check chart-package sbom deny release-check release
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +97,31 @@ generate: ## Write the files that are made from others (crd/, docs/settings.md, 
 	target/debug/inference-gateway config --markdown > docs/settings.md
 	target/debug/inference-gateway metrics > docs/metrics.md
 	PYTHONPATH=scripts $(VENV_PYTHON) -m charts
+
+image: ## Build the image with docker, podman or buildah (IMAGE, IMAGE_ARCH=arm64, IMAGE_BUILDER, IMAGE_BUILD_FLAGS)
+	$(IMAGE_BUILD) $(IMAGE_LABELS) --tag $(IMAGE) .
+
+image-check: ## Try the image alone with podman, as root
+	$(PYTHON) tests/e2e/images/check.py $(IMAGE)
+
+sbom: ## Write what the image is made of, as CycloneDX (builds what has changed)
+	@mkdir -p $(ARTIFACTS) && rm -rf target/image-$(IMAGE_ARCH)
+	$(IMAGE_BUILD) --target beside --output type=local,dest=target/image-$(IMAGE_ARCH) .
+	$(PYTHON) scripts/sbom.py --arch $(IMAGE_ARCH) --records target/image-$(IMAGE_ARCH)/records > $(ARTIFACT).cdx.json
+	cp target/image-$(IMAGE_ARCH)/inference-gateway.debug $(ARTIFACT).debug
+
+chart-package: ## Pack both charts
+	@mkdir -p $(ARTIFACTS)
+	$(HELM) package --destination $(ARTIFACTS) charts/inference-gateway charts/inference-gateway-crds
+
+deny: ## Check licences, sources and doubles of dependencies (cargo install --locked cargo-deny)
+	$(CARGO) deny --locked --offline check licenses bans sources
+
+release-check: ## Compare the version wherever it is written
+	@$(PYTHON) scripts/release.py check
+
+release: release-check image sbom chart-package ## Make everything of a release, push nothing
+	cd $(ARTIFACTS) && sha256sum *.tgz *.cdx.json *.debug > SHA256SUMS && cat SHA256SUMS
 
 clean: ## Remove what was built and prepared (downloads stay in the user's cache)
 	rm -rf target prepared

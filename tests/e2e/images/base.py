@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Stand-ins for the base images of the Dockerfile, for machines that reach no registry of images. Run it as root.
+"""Stand-ins for the base images of the Dockerfile, where no registry of images is reached. Run it as root.
 
     python3 tests/e2e/images/base.py        make what is missing, print the flags for `buildah build`
 
@@ -60,11 +60,11 @@ def make_base_images() -> None:
 
 
 def build_flags() -> list[str]:
-    """What `buildah build` and `podman build` need on this machine to build the Dockerfile on the stand-ins."""
+    """What `buildah build` and `podman build` need on this machine to build on the stand-ins."""
     sysroot = _output(["rustc", "--print", "sysroot"], folder=CHECKOUT).strip()
     flags = ["--isolation=chroot", f"--volume={sysroot}:{TOOLCHAIN}:ro"]
     cargo_home = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
-    # The certificates of this machine count inside: a package index may be reached through a proxy with its own.
+    # This machine's certificates count inside: a package index may be reached through a proxy with its own.
     for here, there in [
         (Path("/etc/ssl/certs"), "/etc/ssl/certs"),
         (Path("/etc/pip.conf"), "/etc/pip.conf"),
