@@ -63,15 +63,8 @@ USER 65532:65532
 EXPOSE 3000 3001
 ENTRYPOINT ["/usr/local/bin/inference-gateway"]
 
-# Last, because they differ with every build.
-ARG SOURCE=https://github.com/inference-gateway/inference-gateway
-ARG VERSION
-ARG REVISION
-ARG CREATED
+# What differs with every build comes by --label (`make image`): as arguments, buildah would take them from its cache.
 LABEL org.opencontainers.image.title="Inference Gateway" \
       org.opencontainers.image.description="Text generation with ONNX models as a Kubernetes-native HTTP service" \
-      org.opencontainers.image.source="$SOURCE" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="$VERSION" \
-      org.opencontainers.image.revision="$REVISION" \
-      org.opencontainers.image.created="$CREATED"
+      org.opencontainers.image.source="https://github.com/inference-gateway/inference-gateway" \
+      org.opencontainers.image.licenses="Apache-2.0"

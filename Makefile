@@ -17,20 +17,24 @@ CHART_TEST = $(VENV_PYTHON) -m unittest discover --start-directory tests/chart
 VERSION = $(shell $(PYTHON) scripts/release.py version)
 IMAGE ?= ghcr.io/inference-gateway/inference-gateway:$(VERSION)
 IMAGE_BUILDER ?= $(shell for tool in docker podman buildah; do $$tool info >/dev/null 2>&1 && echo $$tool && break; done)
-IMAGE_ARCH ?= $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,amd64)
+THIS_ARCH = $(if $(filter aarch64 arm64,$(shell uname -m)),arm64,amd64)
+IMAGE_ARCH ?= $(THIS_ARCH)
 # More flags for the builder, as --build-arg ONNXRUNTIME=IMAGE.
 IMAGE_BUILD_FLAGS ?=
+# buildah keeps layers only when told; buildah 1.28 and podman 4.3 do not know the platform that they build on.
 IMAGE_BUILD = $(or $(IMAGE_BUILDER),$(error docker, podman or buildah is needed to build the image)) build \
-	--platform linux/$(IMAGE_ARCH) $(if $(filter buildah,$(IMAGE_BUILDER)),--layers) $(IMAGE_BUILD_FLAGS)
-IMAGE_LABELS = --build-arg VERSION=$(VERSION) \
-	--build-arg REVISION=$$(git describe --always --abbrev=40 --dirty --exclude='*') \
-	--build-arg CREATED=$$(git log -1 --format=%cI)
+	--platform linux/$(IMAGE_ARCH) $(if $(filter buildah podman,$(IMAGE_BUILDER)),--layers \
+	--build-arg BUILDPLATFORM=linux/$(THIS_ARCH)) $(IMAGE_BUILD_FLAGS)
+IMAGE_LABEL = --label org.opencontainers.image
+IMAGE_LABELS = $(IMAGE_LABEL).version=$(VERSION) $(IMAGE_LABEL).created=$$(git log -1 --format=%cI) \
+	$(IMAGE_LABEL).revision=$$(git describe --always --abbrev=40 --dirty --exclude='*')
 ARTIFACTS ?= target/artifacts
 ARTIFACT = $(ARTIFACTS)/inference-gateway-$(VERSION)-$(IMAGE_ARCH)
 HELM ?= prepared/tools/helm
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick soak generate clean chart-test \ image image-check chart-package sbom deny release-check release
+.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick soak generate clean \
+	chart-test image image-check chart-package sbom deny release-check release
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

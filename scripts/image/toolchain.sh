@@ -14,10 +14,10 @@ linker=$machine-linux-gnu-gcc
 packages="binutils python3 python3-venv"
 if [ "$TARGETARCH" != "$(dpkg --print-architecture)" ]; then
     dpkg --add-architecture "$TARGETARCH"
-    packages="$packages $package"
+    packages="$packages $package libc6-dev:$TARGETARCH"
 fi
 apt-get update
-# The last two go into the image. libc6-dev of the base image is of the same source as libc6: one glibc everywhere.
+# Files of the last two go into the image. What is linked against is of the same source: one glibc everywhere.
 # shellcheck disable=SC2086
 apt-get install --yes --no-install-recommends $packages "libc6:$TARGETARCH" "libstdc++6:$TARGETARCH"
 rm -rf /var/lib/apt/lists/*

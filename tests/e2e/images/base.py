@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Stand-ins for the base images of the Dockerfile, where no registry of images is reached. Run it as root.
 
-    python3 tests/e2e/images/base.py        make what is missing, print the flags for `buildah build`
+    python3 tests/e2e/images/base.py        make what is missing, print flags for buildah and podman build
 
 The images get the public names that the Dockerfile asks for, so that it is built as it is:
 
@@ -10,7 +10,8 @@ The images get the public names that the Dockerfile asks for, so that it is buil
 
 What this machine has set up to reach packages (certificates, settings of pip and cargo, the mirror of apt) is
 mounted or copied; nothing of it is in the image that is built. An image that is there already is used,
-also a real one that was pulled; `buildah rmi NAME` and a new run make it anew.
+also a real one that was pulled; `buildah rmi NAME` and a new run make it anew. For the other processor this
+machine's Rust needs that target (`rustup target add aarch64-unknown-linux-gnu`).
 """
 
 import os
@@ -28,7 +29,7 @@ DEBIAN = f"docker.io/library/debian:{SUITE}-slim"
 TOOLCHAIN = "/usr/local/toolchain"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # No bridge and no firewall rule is made on this machine, and nothing is asked of a registry.
-BUILD_FLAGS = ["--pull-never", "--isolation=chroot"]
+BUILD_FLAGS = ["--pull=never", "--isolation=chroot"]
 PACKAGES = {"buildah": "buildah", "mmdebstrap": "mmdebstrap"}
 
 
@@ -62,7 +63,7 @@ def make_base_images() -> None:
 def build_flags() -> list[str]:
     """What `buildah build` and `podman build` need on this machine to build on the stand-ins."""
     sysroot = _output(["rustc", "--print", "sysroot"], folder=CHECKOUT).strip()
-    flags = ["--isolation=chroot", f"--volume={sysroot}:{TOOLCHAIN}:ro"]
+    flags = [*BUILD_FLAGS, f"--volume={sysroot}:{TOOLCHAIN}:ro"]
     cargo_home = Path(os.environ.get("CARGO_HOME") or Path.home() / ".cargo")
     # This machine's certificates count inside: a package index may be reached through a proxy with its own.
     for here, there in [
