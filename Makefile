@@ -80,7 +80,7 @@ chart-test: ## Lint, render and validate the charts and manifests (part of `make
 	$(CHART_TEST)
 
 cluster-test: ## Run the tests against a real etcd and kube-apiserver (part of `make test`)
-	@$(PYTHON) scripts/prepare.py library tiny kubernetes
+	@$(PYTHON) scripts/prepare.py library tiny kubernetes python-tests tools
 	$(CLUSTER_TEST)
 
 bench: prepare ## Measure against other engines and write BENCHMARKS.md (about 40 minutes, idle machine)

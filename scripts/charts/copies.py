@@ -1,4 +1,7 @@
-"""What charts take over from elsewhere. A packaged chart cannot look outside of itself, so these are copies and no links."""
+"""What charts take over from elsewhere.
+
+A packaged chart cannot look outside of itself, so these are copies and no links.
+"""
 
 import re
 from pathlib import Path

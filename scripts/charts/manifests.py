@@ -27,10 +27,11 @@ MODES = {
         ("--set=crds.keep=false",),
     ),
     "install-configmap.yaml": (
-        "A gateway that serves the list of models in the ConfigMap inference-gateway-models (mode configMap of the chart).",
+        "A gateway that serves the list in the ConfigMap inference-gateway-models (mode configMap).",
         (
             "--set=mode=configMap",
-            '--set-json=models=[{"name": "gpt2", "spec": {"source": {"hf": {"repo": "openai-community/gpt2"}}}}]',
+            '--set-json=models=[{"name": "gpt2", "spec": '
+            '{"source": {"hf": {"repo": "openai-community/gpt2"}}}}]',
         ),
     ),
     "install-env.yaml": (

@@ -1,7 +1,7 @@
 """The table of values in the README of a chart, made from the comments of its values.yaml.
 
-A comment that begins with `# --` describes the key below it, in the manner of helm-docs; `# @default -- text` is shown in place
-of a default that is too long. Every value is described, or lies below a key that is.
+A comment that begins with `# --` describes the key below it, in the manner of helm-docs; `# @default -- text`
+is shown in place of a default that is too long. Every value is described, or lies below a key that is.
 """
 
 import json

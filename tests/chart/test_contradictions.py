@@ -6,12 +6,19 @@ import chart
 
 REFUSED = {
     # What is set → what the message says.
-    ("terminationGracePeriodSeconds=60",): r"is 60, but preStopSeconds \(5\) \+ drainSeconds \(60\) \+ 10 is 75.*leave it empty",
+    (
+        "terminationGracePeriodSeconds=60",
+    ): r"is 60, but preStopSeconds \(5\) \+ drainSeconds \(60\) \+ 10 is 75.*leave it empty",
     ("terminationGracePeriodSeconds=75", "drainSeconds=61"): "10 is 76",
-    ("settings.INFERENCE_DRAIN_TIMEOUT=5s",): "settings.INFERENCE_DRAIN_TIMEOUT is set by the chart itself: use drainSeconds",
+    (
+        "settings.INFERENCE_DRAIN_TIMEOUT=5s",
+    ): "settings.INFERENCE_DRAIN_TIMEOUT is set by the chart itself: use drainSeconds",
     ("settings.INFERENCE_CACHE_DIR=/x",): "use cache",
     ("settings.INFERENCE_MAX_BATCHSIZE=8",): "settings.INFERENCE_MAX_BATCHSIZE is no setting of this version",
-    ("extraEnv[0].name=POD_NAME", "extraEnv[0].value=x"): "extraEnv has POD_NAME, which the chart itself sets",
+    (
+        "extraEnv[0].name=POD_NAME",
+        "extraEnv[0].value=x",
+    ): "extraEnv has POD_NAME, which the chart itself sets",
     (
         "extraEnv[0].name=RUST_LOG",
         "extraEnv[0].value=debug",
@@ -37,7 +44,10 @@ REFUSED = {
     ): "use ReadWriteMany, or cache.type ephemeral",
     ("autoscaling.enabled=true", "keda.enabled=true", "keda.serverAddress=http://p"): "enable one of them",
     ("keda.enabled=true",): "set keda.serverAddress",
-    ("autoscaling.enabled=true", "autoscaling.minReplicas=9"): r"minReplicas \(9\) is above autoscaling.maxReplicas \(5\)",
+    (
+        "autoscaling.enabled=true",
+        "autoscaling.minReplicas=9",
+    ): r"minReplicas \(9\) is above autoscaling.maxReplicas \(5\)",
     ("serviceMonitor.enabled=true", "podMonitor.enabled=true"): "would scrape every pod twice",
     ("serviceMonitor.enabled=true", "scrapeAnnotations=true"): "would scrape every pod twice",
     ("httpRoute.enabled=true",): "set httpRoute.parentRefs",

@@ -1,4 +1,4 @@
-"""What is made from the charts is committed as it is made, and the charts' files agree with each other and with the project."""
+"""What is made from the charts is committed as it is made, and their files agree with the project."""
 
 import json
 import re
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import chart
 import yaml
-
 from charts.copies import CHARTS, copies, settings
 from charts.manifests import manifests
 from charts.readme import UndescribedError, described, readmes
@@ -19,7 +18,9 @@ class GeneratedTest(unittest.TestCase):
             with self.subTest(path):
                 target = chart.ROOT / path
                 committed = target.read_text() if target.exists() else ""
-                self.assertTrue(committed == text, f"{path} is not what is made of the charts: run `make generate`")
+                self.assertTrue(
+                    committed == text, f"{path} is not what is made of the charts: run `make generate`"
+                )
 
     def test_copies_in_the_charts_are_what_they_are_copies_of(self) -> None:
         self.assert_committed(copies(chart.ROOT))
@@ -30,7 +31,9 @@ class GeneratedTest(unittest.TestCase):
     def test_manifests_are_what_the_chart_renders(self) -> None:
         made = manifests(chart.ROOT)
         self.assert_committed(made)
-        by_hand = {f"manifests/examples/{path.name}" for path in (chart.ROOT / "manifests" / "examples").iterdir()}
+        by_hand = {
+            f"manifests/examples/{path.name}" for path in (chart.ROOT / "manifests" / "examples").iterdir()
+        }
         there = {str(path.relative_to(chart.ROOT)) for path in (chart.ROOT / "manifests").rglob("*.yaml")}
         self.assertEqual(there - by_hand, set(made))
 
@@ -56,7 +59,9 @@ class GeneratedTest(unittest.TestCase):
             metadata = yaml.safe_load((chart.ROOT / path / "Chart.yaml").read_text())
             self.assertEqual((metadata["version"], str(metadata["appVersion"])), (crate[1], crate[1]), path)
         for path in (chart.ROOT / "manifests").rglob("*.yaml"):
-            for image in re.findall(r"ghcr\.io/inference-gateway/inference-gateway:(\S+?)\"?$", path.read_text(), re.M):
+            for image in re.findall(
+                r"ghcr\.io/inference-gateway/inference-gateway:(\S+?)\"?$", path.read_text(), re.M
+            ):
                 self.assertEqual(image, crate[1], path.name)
 
     def test_the_annotations_of_the_chart_say_what_is_so(self) -> None:
@@ -76,10 +81,14 @@ class ValuesTest(unittest.TestCase):
         for folder in (chart.GATEWAY, chart.DEFINITIONS):
             schema = json.loads((folder / "values.schema.json").read_text())
             values = yaml.safe_load((folder / "values.yaml").read_text())
-            self.assertEqual(paths_of_schema(schema, schema) - {"global"}, paths_of_values(values, schema, schema), folder)
+            self.assertEqual(
+                paths_of_schema(schema, schema) - {"global"}, paths_of_values(values, schema, schema), folder
+            )
 
     def test_every_setting_of_the_program_can_be_reached(self) -> None:
-        own = set(re.findall(r"^([A-Z_]+): ", (chart.GATEWAY / "templates" / "_environment.tpl").read_text(), re.M))
+        own = set(
+            re.findall(r"^([A-Z_]+): ", (chart.GATEWAY / "templates" / "_environment.tpl").read_text(), re.M)
+        )
         others = [name for name in settings(chart.ROOT) if name not in own]
         self.assertGreater(len(others), 20)
         variables = chart.environment(chart.gateway(*(f"--set-string=settings.{name}=1" for name in others)))
@@ -89,7 +98,7 @@ class ValuesTest(unittest.TestCase):
                 chart.text(f"--set-string=settings.{name}=1")
 
     def test_what_the_chart_sets_is_a_setting_of_the_program(self) -> None:
-        known = {*settings(chart.ROOT), "INFERENCE_LEASE_NAME", "HOME", "SSL_CERT_FILE"}
+        known = {*settings(chart.ROOT), "INFERENCE_LEASE_NAME", "HOME"}
         for path in chart.VALUES:
             extra = yaml.safe_load(Path(path).read_text())
             more = {variable["name"] for variable in extra.get("extraEnv", [])}

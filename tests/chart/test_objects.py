@@ -12,7 +12,9 @@ EVERYTHING = f"--values={chart.GATEWAY}/ci/everything-values.yaml"
 class ClusterObjectsTest(unittest.TestCase):
     def test_definitions_stay_when_the_release_goes(self) -> None:
         kept = chart.of_kind("CustomResourceDefinition")
-        kept += [one for one in chart.objects(chart=chart.DEFINITIONS) if one["kind"] == "CustomResourceDefinition"]
+        kept += [
+            one for one in chart.objects(chart=chart.DEFINITIONS) if one["kind"] == "CustomResourceDefinition"
+        ]
         self.assertEqual(len(kept), 4)
         for definition in kept:
             self.assertEqual(definition["metadata"]["annotations"]["helm.sh/resource-policy"], "keep")
@@ -31,7 +33,9 @@ class ClusterObjectsTest(unittest.TestCase):
         for namespace in ("one", "two"):
             rendered = chart.objects(f"--namespace={namespace}", "--set=crds.enabled=false")
             names += [
-                f"{one['kind']} {one['metadata']['name']}" for one in rendered if "namespace" not in one["metadata"]
+                f"{one['kind']} {one['metadata']['name']}"
+                for one in rendered
+                if "namespace" not in one["metadata"]
             ]
         self.assertEqual(len(names), 8)
         self.assertEqual(len(names), len(set(names)))
@@ -57,7 +61,11 @@ class ClusterObjectsTest(unittest.TestCase):
             self.assertEqual(variables["INFERENCE_GATEWAY_NAME"], gateway)
             labels = chart.gateway(*values)["spec"]["template"]["metadata"]["labels"]
             self.assertEqual(labels["inference-gateway.io/gateway"], gateway)
-            [role] = [one for one in chart.of_kind("Role", *values) if one["metadata"]["name"].endswith("-controller")]
+            [role] = [
+                one
+                for one in chart.of_kind("Role", *values)
+                if one["metadata"]["name"].endswith("-controller")
+            ]
             [rule] = [one for one in role["rules"] if one["resources"] == ["leases"]]
             self.assertEqual(rule["resourceNames"], [name])
 
@@ -96,19 +104,25 @@ class NetworkTest(unittest.TestCase):
     def test_a_gateway_without_the_apiserver_cannot_reach_it(self) -> None:
         values = ("--set=mode=env", "--set=model.source=/models/x", "--set=networkPolicy.enabled=true")
         [policy] = chart.of_kind("NetworkPolicy", *values, "--set-json=networkPolicy.modelHosts=[]")
-        self.assertEqual(policy["spec"]["egress"], [{"ports": [{"port": 53, "protocol": p} for p in ("UDP", "TCP")]}])
+        self.assertEqual(
+            policy["spec"]["egress"], [{"ports": [{"port": 53, "protocol": p} for p in ("UDP", "TCP")]}]
+        )
 
     def test_metrics_and_probes_are_not_led_to_from_outside(self) -> None:
         [ingress] = chart.of_kind("Ingress", EVERYTHING)
         [rule] = ingress["spec"]["rules"]
         self.assertEqual([path["path"] for path in rule["http"]["paths"]], ["/api"])
         [route] = chart.of_kind("HTTPRoute", EVERYTHING)
-        self.assertEqual(route["spec"]["rules"][0]["matches"], [{"path": {"type": "PathPrefix", "value": "/api"}}])
+        self.assertEqual(
+            route["spec"]["rules"][0]["matches"], [{"path": {"type": "PathPrefix", "value": "/api"}}]
+        )
 
     def test_the_endpoint_picker_is_told_of_metrics_that_exist(self) -> None:
         declared = "".join(path.read_text() for path in (chart.ROOT / "src" / "metrics").glob("*.rs"))
         [config_map] = [
-            one for one in chart.of_kind("ConfigMap", EVERYTHING) if one["metadata"]["name"].endswith("-picker")
+            one
+            for one in chart.of_kind("ConfigMap", EVERYTHING)
+            if one["metadata"]["name"].endswith("-picker")
         ]
         config = yaml.safe_load(config_map["data"]["endpoint-picker.yaml"])
         [extractor] = [plugin for plugin in config["plugins"] if plugin["type"] == "core-metrics-extractor"]
@@ -132,7 +146,9 @@ class MonitoringTest(unittest.TestCase):
     def test_a_service_monitor_finds_gateway_and_controller_once(self) -> None:
         [monitor] = chart.of_kind("ServiceMonitor", EVERYTHING)
         wanted = monitor["spec"]["selector"]["matchLabels"].items()
-        found = [one for one in chart.of_kind("Service", EVERYTHING) if wanted <= one["metadata"]["labels"].items()]
+        found = [
+            one for one in chart.of_kind("Service", EVERYTHING) if wanted <= one["metadata"]["labels"].items()
+        ]
         components = [one["metadata"]["labels"]["app.kubernetes.io/component"] for one in found]
         self.assertEqual(sorted(components), ["controller", "gateway"])
         [endpoint] = monitor["spec"]["endpoints"]
@@ -157,7 +173,11 @@ class MonitoringTest(unittest.TestCase):
         enabled = "--set=prometheusRule.enabled=true"
         [rule] = chart.of_kind("PrometheusRule", enabled)
         self.assertEqual(rule["spec"]["groups"], source)
-        changed = (enabled, f"--set=prometheusRule.disabled={{{names[0]}}}", "--set=prometheusRule.alertLabels.severity=page")
+        changed = (
+            enabled,
+            f"--set=prometheusRule.disabled={{{names[0]}}}",
+            "--set=prometheusRule.alertLabels.severity=page",
+        )
         [rule] = chart.of_kind("PrometheusRule", *changed)
         alerts = [one for group in rule["spec"]["groups"] for one in group["rules"] if "alert" in one]
         self.assertEqual([one["alert"] for one in alerts], names[1:])
@@ -178,7 +198,8 @@ class MonitoringTest(unittest.TestCase):
         keda = ("--set=keda.enabled=true", "--set=keda.serverAddress=http://p")
         [scaled] = chart.of_kind("ScaledObject", *keda)
         [trigger] = scaled["spec"]["triggers"]
-        query = f'sum(inference_gateway_requests_waiting{{namespace="{chart.NAMESPACE}", pod=~"rel-inference-gateway-.+"}})'
+        labels = f'namespace="{chart.NAMESPACE}", pod=~"rel-inference-gateway-.+"'
+        query = f"sum(inference_gateway_requests_waiting{{{labels}}})"
         self.assertEqual(trigger["metadata"]["query"], query)
         for one in (scaler, scaled):
             self.assertEqual(one["spec"]["scaleTargetRef"]["name"], chart.gateway()["metadata"]["name"])

@@ -12,7 +12,10 @@ MANIFESTS = chart.ROOT / "manifests"
 def all_pods() -> list[tuple[str, dict]]:
     pods = []
     for path in chart.VALUES:
-        pods += [(f"{path.name}: {name}", spec) for name, spec in chart.pod_specs(chart.objects(f"--values={path}"))]
+        pods += [
+            (f"{path.name}: {name}", spec)
+            for name, spec in chart.pod_specs(chart.objects(f"--values={path}"))
+        ]
     for path in sorted(MANIFESTS.rglob("*.yaml")):
         documents = [one for one in chart.read(path.read_text()) if "kind" in one]
         pods += [(f"{path.name}: {name}", spec) for name, spec in chart.pod_specs(documents)]
@@ -105,7 +108,9 @@ class PodsTest(unittest.TestCase):
             container = chart.component(name)["spec"]["template"]["spec"]["containers"][0]
             for probe, path in paths.items():
                 self.assertEqual(container[probe]["httpGet"], {"path": path, "port": "ops"})
-        own = chart.gateway("--set=probes.liveness.httpGet.path=/healthz", "--set=probes.liveness.httpGet.port=http")
+        own = chart.gateway(
+            "--set=probes.liveness.httpGet.path=/healthz", "--set=probes.liveness.httpGet.port=http"
+        )
         probe = own["spec"]["template"]["spec"]["containers"][0]["livenessProbe"]
         self.assertEqual(probe["httpGet"], {"path": "/healthz", "port": "http"})
 
@@ -117,7 +122,10 @@ class PodsTest(unittest.TestCase):
                 self.assertEqual(example["spec"]["containers"][0][probe], container[probe], f"{mode} {probe}")
 
     def test_numbers_become_the_text_that_the_program_reads(self) -> None:
-        values = ("--set=settings.INFERENCE_MAX_BODY_BYTES=2097152", "--set=settings.INFERENCE_SPINNING=false")
+        values = (
+            "--set=settings.INFERENCE_MAX_BODY_BYTES=2097152",
+            "--set=settings.INFERENCE_SPINNING=false",
+        )
         variables = chart.environment(chart.gateway(*values))
         self.assertEqual(variables["INFERENCE_MAX_BODY_BYTES"], "2097152")
         self.assertEqual(variables["INFERENCE_SPINNING"], "false")
@@ -126,7 +134,9 @@ class PodsTest(unittest.TestCase):
         for kind in ("emptyDir", "persistentVolumeClaim", "ephemeral"):
             deployment = chart.gateway(f"--set=cache.type={kind}")
             variables = chart.environment(deployment)
-            self.assertEqual(variables["INFERENCE_STATE_DIR"], "/var/cache/inference-gateway/state/$(POD_NAME)")
+            self.assertEqual(
+                variables["INFERENCE_STATE_DIR"], "/var/cache/inference-gateway/state/$(POD_NAME)"
+            )
             self.assertIn("POD_NAME", variables)
             mounts = deployment["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
             self.assertIn({"name": "cache", "mountPath": "/var/cache/inference-gateway"}, mounts)
@@ -138,7 +148,9 @@ class PodsTest(unittest.TestCase):
                 selector = spec["selector"]["matchLabels"]
                 base = "ig" if values else "inference-gateway"
                 expected = {"name": base, "instance": chart.RELEASE, "component": name}
-                self.assertEqual(selector, {f"app.kubernetes.io/{key}": value for key, value in expected.items()})
+                self.assertEqual(
+                    selector, {f"app.kubernetes.io/{key}": value for key, value in expected.items()}
+                )
                 self.assertLessEqual(selector.items(), spec["template"]["metadata"]["labels"].items())
 
     def test_a_new_chart_with_the_same_image_replaces_no_pod(self) -> None:
@@ -160,7 +172,10 @@ class PodsTest(unittest.TestCase):
 
     def test_a_single_pod_has_no_budget_that_would_stop_every_drain(self) -> None:
         self.assertEqual(chart.of_kind("PodDisruptionBudget"), [])
-        for values in (("--set=replicaCount=2",), ("--set=autoscaling.enabled=true", "--set=autoscaling.minReplicas=2")):
+        for values in (
+            ("--set=replicaCount=2",),
+            ("--set=autoscaling.enabled=true", "--set=autoscaling.minReplicas=2"),
+        ):
             [budget] = chart.of_kind("PodDisruptionBudget", *values)
             self.assertEqual(budget["spec"]["maxUnavailable"], 1)
             self.assertEqual(budget["spec"]["unhealthyPodEvictionPolicy"], "AlwaysAllow")

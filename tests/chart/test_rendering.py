@@ -21,7 +21,9 @@ class RenderingTest(unittest.TestCase):
     def test_all_objects_fit_their_schemas(self) -> None:
         for path in chart.VALUES:
             with self.subTest(path.name):
-                self.assertIn("Invalid: 0, Errors: 0, Skipped: 0", chart.validate(chart.text("-f", str(path))))
+                self.assertIn(
+                    "Invalid: 0, Errors: 0, Skipped: 0", chart.validate(chart.text("-f", str(path)))
+                )
         self.assertIn("Valid: 2,", chart.validate(chart.text(chart=chart.DEFINITIONS)))
 
     def test_a_field_that_does_not_exist_is_found(self) -> None:
@@ -29,7 +31,9 @@ class RenderingTest(unittest.TestCase):
         with self.assertRaisesRegex(chart.Refused, "enableServiceLink"):
             chart.validate(broken)
         with self.assertRaisesRegex(chart.Refused, "portt"):
-            monitor = chart.text("--set=serviceMonitor.enabled=true").replace("- port: ops", "- portt: ops", 1)
+            monitor = chart.text("--set=serviceMonitor.enabled=true").replace(
+                "- port: ops", "- portt: ops", 1
+            )
             chart.validate(monitor)
 
     def test_each_supported_version_of_kubernetes_gets_the_same_and_an_older_one_nothing(self) -> None:
@@ -45,10 +49,10 @@ class RenderingTest(unittest.TestCase):
             kinds,
             {
                 "ClusterRole", "ConfigMap", "CustomResourceDefinition", "Deployment", "HTTPRoute",
-                "HorizontalPodAutoscaler", "InferencePool", "Ingress", "Lease", "NetworkPolicy", "PersistentVolumeClaim",
-                "Pod", "PodDisruptionBudget", "PodMonitor", "PrometheusRule", "Role", "RoleBinding", "ScaledObject",
-                "Service", "ServiceAccount", "ServiceMonitor", "ValidatingAdmissionPolicy",
-                "ValidatingAdmissionPolicyBinding",
+                "HorizontalPodAutoscaler", "InferencePool", "Ingress", "Lease", "NetworkPolicy",
+                "PersistentVolumeClaim", "Pod", "PodDisruptionBudget", "PodMonitor", "PrometheusRule", "Role",
+                "RoleBinding", "ScaledObject", "Service", "ServiceAccount", "ServiceMonitor",
+                "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
             },
         )  # fmt: skip
 
@@ -75,7 +79,9 @@ class RenderingTest(unittest.TestCase):
                 self.assertLessEqual(len(one["metadata"]["name"]), 63, one["metadata"]["name"])
 
     def test_the_notes_name_a_model_that_is_valid(self) -> None:
-        printed = chart.run("helm", "install", "rel", chart.GATEWAY, "--dry-run=client", "--namespace=inference")
+        printed = chart.run(
+            "helm", "install", "rel", chart.GATEWAY, "--dry-run=client", "--namespace=inference"
+        )
         notes = printed.partition("NOTES:\n")[2]
         model = notes.partition("<<END\n")[2].partition("  END\n")[0]
         self.assertIn("kind: Model", model)

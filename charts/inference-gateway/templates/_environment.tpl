@@ -10,6 +10,7 @@ HOME: nothing, it is /tmp
 HF_HOME: cache
 HF_TOKEN: hubToken
 INFERENCE_CACHE_DIR: cache
+INFERENCE_CA_BUNDLE: caBundle.configMapName
 INFERENCE_STATE_DIR: cache
 INFERENCE_DEFAULT_MODEL_NAME: model.name
 INFERENCE_DEFAULT_MODEL_PATH: model.source
@@ -59,7 +60,7 @@ INFERENCE_SHUTDOWN_DELAY: preStopSeconds
 - {name: INFERENCE_MODELS_FILE, value: /etc/inference-gateway/models/models.yaml}
 {{- end }}
 {{- if .Values.caBundle.configMapName }}
-- {name: SSL_CERT_FILE, value: /etc/inference-gateway/authorities/ca.crt}
+- {name: INFERENCE_CA_BUNDLE, value: /etc/inference-gateway/authorities/ca.crt}
 {{- end }}
 {{- with .Values.hubToken.secretName }}
 - name: HF_TOKEN
