@@ -61,6 +61,7 @@ REFUSED = {
     ("networkPolicy.apiServer.cidrs={169.254.0.0/15}",): "name smaller networks",
     ("networkPolicy.apiServer.cidrs={169.254.169.254/32}",): "name smaller networks",
     ("networkPolicy.apiServer.cidrs={fd00:ec2::/32}",): "name smaller networks",
+    ("extraEnv[0].name=HTTPS_PROXY", "extraEnv[0].value=x"): "use proxy.https",
     # By the schema of values.
     ("image.tag=latest",): "/image/tag",
     ("mode=deployment",): "/mode",
@@ -69,13 +70,14 @@ REFUSED = {
     ("autoscaling.minReplicas=0",): "/autoscaling/minReplicas",
     ("models[0].name=x", "models[0].source=y"): "/models/0",
     ("resources=1",): "/resources",
+    ("proxy.https=proxy.example.com:3128",): "/proxy/https",
 }
 
 ACCEPTED = (
     ("terminationGracePeriodSeconds=75",),
     ("terminationGracePeriodSeconds=null", "drainSeconds=600"),
     ("networkPolicy.apiServer.cidrs={169.128.0.0/10,169.0.0.0/9,10.0.0.0/8,fd00::/8,168.0.0.0/8}",),
-    ("settings.INFERENCE_MAX_BATCH_SIZE=8", "extraEnv[0].name=HTTPS_PROXY", "extraEnv[0].value=x"),
+    ("settings.INFERENCE_MAX_BATCH_SIZE=8", "extraEnv[0].name=ALL_PROXY", "extraEnv[0].value=x"),
     ("cache.type=persistentVolumeClaim", "cache.persistentVolumeClaim.accessModes={ReadWriteOncePod}"),
     ("global.anything=1",),
 )

@@ -98,7 +98,10 @@ class ValuesTest(unittest.TestCase):
                 chart.text(f"--set-string=settings.{name}=1")
 
     def test_what_the_chart_sets_is_a_setting_of_the_program(self) -> None:
-        known = {*settings(chart.ROOT), "INFERENCE_LEASE_NAME", "HOME"}
+        known = {
+            *settings(chart.ROOT),
+            *("INFERENCE_LEASE_NAME", "HOME", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+        }
         for path in chart.VALUES:
             extra = yaml.safe_load(Path(path).read_text())
             more = {variable["name"] for variable in extra.get("extraEnv", [])}

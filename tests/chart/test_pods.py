@@ -130,6 +130,16 @@ class PodsTest(unittest.TestCase):
         self.assertEqual(variables["INFERENCE_MAX_BODY_BYTES"], "2097152")
         self.assertEqual(variables["INFERENCE_SPINNING"], "false")
 
+    def test_downloads_go_through_the_proxy_that_is_named(self) -> None:
+        names = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
+        plain = chart.environment(chart.gateway())
+        self.assertFalse([name for name in names if name in plain])
+        variables = chart.environment(chart.gateway(EVERYTHING))
+        self.assertEqual(
+            [variables.get(name) for name in names],
+            ["http://proxy.example.com:3128", "http://proxy.example.com:3128", ".svc,10.0.0.0/8"],
+        )
+
     def test_each_pod_notes_its_state_in_a_folder_of_its_own(self) -> None:
         for kind in ("emptyDir", "persistentVolumeClaim", "ephemeral"):
             deployment = chart.gateway(f"--set=cache.type={kind}")

@@ -35,11 +35,11 @@ the chart is checked.
 {{- $own := include "inference-gateway.ownVariables" . | fromYaml }}
 {{- $known := .Files.Lines "files/settings.txt" }}
 {{- range $name, $_ := .Values.settings }}
-{{- if not (has $name $known) }}
-{{- fail (printf "settings.%s is no setting of this version (docs/settings.md): mend the name, or use extraEnv" $name) }}
-{{- end }}
 {{- if hasKey $own $name }}
 {{- fail (printf "settings.%s is set by the chart itself: use %s" $name (get $own $name)) }}
+{{- end }}
+{{- if not (has $name $known) }}
+{{- fail (printf "settings.%s is no setting of this version (docs/settings.md): mend the name, or use extraEnv" $name) }}
 {{- end }}
 {{- end }}
 {{- range .Values.extraEnv }}

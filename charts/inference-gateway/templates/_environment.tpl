@@ -7,6 +7,9 @@ the same name would say something else than the rest of the pod.
 POD_NAME: nothing, it is the pod's name
 POD_NAMESPACE: nothing, it is the pod's namespace
 HOME: nothing, it is /tmp
+HTTP_PROXY: proxy.http
+HTTPS_PROXY: proxy.https
+NO_PROXY: proxy.none
 HF_HOME: cache
 HF_TOKEN: hubToken
 INFERENCE_CACHE_DIR: cache
@@ -58,6 +61,17 @@ INFERENCE_SHUTDOWN_DELAY: preStopSeconds
 - {name: INFERENCE_MODELS_CONFIG_MAP, value: {{ include "inference-gateway.modelsConfigMapName" . | quote }}}
 {{- else }}
 - {name: INFERENCE_MODELS_FILE, value: /etc/inference-gateway/models/models.yaml}
+{{- end }}
+{{- with .Values.proxy }}
+{{- with .https }}
+- {name: HTTPS_PROXY, value: {{ . | quote }}}
+{{- end }}
+{{- with .http }}
+- {name: HTTP_PROXY, value: {{ . | quote }}}
+{{- end }}
+{{- with .none }}
+- {name: NO_PROXY, value: {{ . | quote }}}
+{{- end }}
 {{- end }}
 {{- if .Values.caBundle.configMapName }}
 - {name: INFERENCE_CA_BUNDLE, value: /etc/inference-gateway/authorities/ca.crt}
