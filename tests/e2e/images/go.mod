@@ -1,0 +1,3 @@
+module inference-gateway/e2e
+
+go 1.21
