@@ -121,6 +121,12 @@ class Node:
         """Kill every process of every container; the kubelet starts them again."""
         return cgroups.kill(self.settings.cgroup)
 
+    def name_image(self, image: str, name: str) -> None:
+        """Give an image that is here another name too."""
+        done = self._containers("--namespace", "k8s.io", "images", "tag", image, name)
+        if done.returncode != 0:
+            raise CheckFailed(f"{image} cannot be named {name}: {done.stderr.strip()}")
+
     def kubectl(self, *arguments: str) -> subprocess.CompletedProcess:
         """One kubectl as the administrator; never raises."""
         command = [program("kubectl"), f"--kubeconfig={self.settings.kubeconfig('admin')}", *arguments]

@@ -1,0 +1,1 @@
+"""The parts of the test. Each is a function of the bed, and leaves the cluster as it found it."""
