@@ -5,23 +5,39 @@ import fcntl
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from e2e import bed as beds
+from e2e import fleet as fleets
 from e2e import machine, models, services
 from e2e.bed import Bed
 from e2e.cluster import Cluster
 from e2e.console import CheckFailed, Report, Unusable, say
+from e2e.fleet import Fleet
 from e2e.images import build
 from e2e.node.node import Node
-from e2e.parts import config_map, env
+from e2e.parts import config_map, env, restart, rollouts, upgrade
 
-PARTS: dict[str, tuple[str, Callable[[Bed], None]]] = {
+RELEASES: dict[str, tuple[str, Callable[[Bed], None]]] = {
     "env": ("mode env, model from a server in the cluster", env.from_the_cluster),
     "host": ("mode env, model from a folder of the host", env.from_the_host),
     "configmap": ("mode configMap, list changed under load", config_map.run),
 }
+"""Parts with a release of their own."""
+OF_THE_FLEET: dict[str, tuple[str, Callable[[Fleet], None]]] = {
+    "crd": ("mode crd, three gateways, a Model", lambda fleet: None),
+    "update": ("a Model is updated under load", rollouts.update),
+    "broken": ("broken updates under load", rollouts.broken),
+    "delete": ("pods are deleted one by one under load", rollouts.delete_pods),
+    "upgrade": ("pods are replaced under streams", upgrade.run),
+    "crash": ("control: a crash under load is noticed", rollouts.crash),
+    "restart": ("the node is switched off and on", restart.run),
+}
+"""Parts that share one release in mode crd, in this order."""
+PARTS = {**RELEASES, **OF_THE_FLEET}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -57,17 +73,32 @@ def run(arguments: argparse.Namespace, report: Report) -> None:
             services.start(cluster)
         with report.step("reference: what each model answers"):
             beds.learn_texts(bed)
-        for part in arguments.parts:
-            try:
-                PARTS[part][1](bed)
-            except Exception as error:
-                if not report.failures():
-                    raise
-                say(f"part {part} ends here: {type(error).__name__}")
-                keep_evidence(cluster, part)
+        for part in [part for part in RELEASES if part in arguments.parts]:
+            with keep_going(bed, part):
+                RELEASES[part][1](bed)
+        parts = [part for part in OF_THE_FLEET if part in arguments.parts]
+        if parts:
+            with keep_going(bed, "crd"), fleets.installed(bed) as fleet:
+                for part in parts:
+                    with keep_going(bed, part):
+                        OF_THE_FLEET[part][1](fleet)
     finally:
         with report.step("node: removed"):
             node.remove()
+
+
+@contextmanager
+def keep_going(bed: Bed, part: str) -> Iterator[None]:
+    """A part that fails is told, and the next one is tried."""
+    try:
+        yield
+    except Exception as error:
+        say(f"part {part} ends here: {type(error).__name__}")
+        # Steps tell what fails in them. What fails between them must not pass.
+        if not bed.report.was_told(error):
+            bed.report.steps.append((f"part {part}", 0.0, str(error)))
+            traceback.print_exc()
+        keep_evidence(bed.cluster, part)
 
 
 def keep_evidence(cluster: Cluster, part: str) -> None:

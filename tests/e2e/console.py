@@ -38,6 +38,7 @@ class Report:
     def __init__(self) -> None:
         self.steps: list[tuple[str, float, str | None]] = []
         self.numbers: list[tuple[str, str]] = []
+        self._told: list[BaseException] = []
 
     @contextlib.contextmanager
     def step(self, text: str) -> Iterator[None]:
@@ -47,6 +48,7 @@ class Report:
         try:
             yield
         except BaseException as error:
+            self._told.append(error)
             self.steps.append((text, time.monotonic() - began, _reason(error)))
             say(f"FAIL {text}: {_reason(error)}")
             if not isinstance(error, CheckFailed | KeyboardInterrupt):
@@ -59,6 +61,10 @@ class Report:
         """A result that the summary repeats."""
         self.numbers.append((what, value))
         say(f"     {what}: {value}")
+
+    def was_told(self, error: BaseException) -> bool:
+        """Whether a step has failed with it."""
+        return error in self._told
 
     def failures(self) -> list[str]:
         """The steps that failed."""
