@@ -5,6 +5,7 @@ mod connections;
 mod controller;
 mod error;
 mod json;
+mod leaving;
 mod native;
 mod observe;
 mod ops;
@@ -69,6 +70,7 @@ pub fn api_router(api: &Arc<Api>) -> Router {
         .with_state(Arc::clone(api));
     routes
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(api.phase.clone(), leaving::last_answers))
         .layer(middleware::from_fn_with_state(Arc::clone(&api.metrics), observe::observe))
 }
 

@@ -48,6 +48,27 @@ async fn new_requests_are_accepted_during_the_delay() {
 }
 
 #[tokio::test]
+async fn during_the_delay_each_answer_is_the_last_of_its_connection() {
+    let gateway = Gateway::serving(&tiny("llama"), &["--shutdown-delay=1h"]).await;
+    for path in ["/healthz", "/nowhere"] {
+        assert!(!gateway.get(path).await.headers().contains_key("connection"), "{path} before the end");
+    }
+    gateway.stop();
+    gateway.wait_not_ready().await;
+    for path in ["/healthz", "/nowhere"] {
+        assert_eq!(gateway.get(path).await.headers()["connection"], "close", "{path}");
+    }
+    for stream in [true, false] {
+        let answer = gateway.post(long(stream)).send().await.unwrap();
+        assert_eq!(answer.headers()["connection"], "close", "streamed {stream}");
+        assert!(answer.text().await.unwrap().contains("\"tokens_generated\":150"));
+    }
+    gateway.wait_sample("inference_gateway_active_connections", 0.0).await;
+    gateway.stop();
+    gateway.ended().await.unwrap();
+}
+
+#[tokio::test]
 async fn after_the_deadline_streams_end_with_an_error_not_with_a_cut() {
     let gateway = Gateway::serving(&tiny("gpt2-no-cache"), &["--drain-timeout=1ms"]).await;
     let stream = gateway.post(long(true)).send().await.unwrap();
