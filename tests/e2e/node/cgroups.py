@@ -64,16 +64,24 @@ def _processes(name: str) -> Iterator[int]:
                 yield from (int(line) for line in (Path(below) / "cgroup.procs").read_text().split())
 
 
+def of_container(name: str, container: str) -> Iterator[Path]:
+    """The folders of a container by its id, one for each hierarchy."""
+    for folder in folders(name):
+        # Unlike a glob this minds no pod that ends meanwhile.
+        for above, below, _ in os.walk(folder):
+            if container in below:
+                yield Path(above) / container
+
+
 def memory(name: str, container: str) -> tuple[int, int]:
     """Bytes of a container by its id: all of it, and without pages of files that could be dropped at once."""
-    for folder in folders(name):
-        for found in folder.rglob(container):
-            for usage, inactive in (
-                ("memory.usage_in_bytes", "total_inactive_file"),
-                ("memory.current", "inactive_file"),
-            ):
-                if (found / usage).exists():
-                    statistics = dict(line.split() for line in (found / "memory.stat").read_text().splitlines())
-                    used = int((found / usage).read_text())
-                    return used, used - int(statistics[inactive])
+    for found in of_container(name, container):
+        for usage, inactive in (
+            ("memory.usage_in_bytes", "total_inactive_file"),
+            ("memory.current", "inactive_file"),
+        ):
+            if (found / usage).exists():
+                statistics = dict(line.split() for line in (found / "memory.stat").read_text().splitlines())
+                used = int((found / usage).read_text())
+                return used, used - int(statistics[inactive])
     raise LookupError(f"no cgroup of container {container}")

@@ -18,6 +18,8 @@ def run(fleet: Fleet) -> None:
     """Switched off and on; the same with a late apiserver; every container killed while there is no apiserver."""
     fleet.apply(fleet.spec(SECOND))
     revision = fleet.rolled_out(SECOND)
+    # A revision that is still being watched is suspected when its process ends; that is another matter.
+    _wait_until_watched(fleet)
     _power_cycle(fleet, revision, "everything is killed and started again", 0)
     late = f"the same, with the apiserver {LATE_SECONDS} s late"
     _power_cycle(fleet, revision, late, LATE_SECONDS)
@@ -108,8 +110,23 @@ def _service_answers(fleet: Fleet, expected: traffic.Answer) -> bool:
         return False
 
 
+def _wait_until_watched(fleet: Fleet) -> None:
+    """Wait until no pod keeps the revision before any more."""
+    window = fleet.spec(SECOND)["rollout"]["watch"]["windowSeconds"]
+
+    def over() -> bool:
+        since = [
+            datetime.fromisoformat(replica["status"]["servingSince"]).timestamp()
+            for replica in fleet.cluster.list(NAMESPACE, "modelreplicas.inference-gateway.io")
+        ]
+        return time.time() > max(since) + window + 1
+
+    eventually("the end of the watch", over)
+
+
 def _follows_updates(fleet: Fleet) -> None:
     """To the other model and back: the controller leads, pods watch, the server of files serves, names are found."""
     for model in (FIRST, SECOND):
         fleet.apply(fleet.spec(model))
         fleet.rolled_out(model)
+    _wait_until_watched(fleet)

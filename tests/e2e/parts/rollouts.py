@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 from e2e.cluster import eventually
 from e2e.console import check
@@ -124,11 +123,10 @@ def crash(fleet: Fleet) -> None:
 
 
 def _kill(fleet: Fleet, pod: dict) -> None:
-    for folder in cgroups.folders(fleet.cluster.node.settings.cgroup):
-        for found in folder.rglob(container_id(pod)):
-            for process in (Path(found) / "cgroup.procs").read_text().split():
-                os.kill(int(process), signal.SIGKILL)
-            return
+    for folder in cgroups.of_container(fleet.cluster.node.settings.cgroup, container_id(pod)):
+        for process in (folder / "cgroup.procs").read_text().split():
+            os.kill(int(process), signal.SIGKILL)
+        return
 
 
 def _judge(fleet: Fleet, clients: object, what: str, phase: Phase, requests: int) -> None:
