@@ -6,13 +6,9 @@ import chart
 
 REFUSED = {
     # What is set → what the message says.
-    (
-        "terminationGracePeriodSeconds=60",
-    ): r"is 60, but preStopSeconds \(5\) \+ drainSeconds \(60\) \+ 10 is 75.*leave it empty",
-    ("terminationGracePeriodSeconds=75", "drainSeconds=61"): "10 is 76",
-    (
-        "settings.INFERENCE_DRAIN_TIMEOUT=5s",
-    ): "settings.INFERENCE_DRAIN_TIMEOUT is set by the chart itself: use drainSeconds",
+    ("terminationGracePeriodSeconds=60",): r"is 60, but preStopSeconds \(5\) \+ leaveSeconds \(5\) \+ drainSeconds \(60\) \+ 10 is 80.*leave it empty",
+    ("terminationGracePeriodSeconds=80", "drainSeconds=61"): "10 is 81",
+    ("settings.INFERENCE_DRAIN_TIMEOUT=5s",): "settings.INFERENCE_DRAIN_TIMEOUT is set by the chart itself: use drainSeconds",
     ("settings.INFERENCE_CACHE_DIR=/x",): "use cache",
     ("settings.INFERENCE_MAX_BATCHSIZE=8",): "settings.INFERENCE_MAX_BATCHSIZE is no setting of this version",
     (
@@ -74,7 +70,7 @@ REFUSED = {
 }
 
 ACCEPTED = (
-    ("terminationGracePeriodSeconds=75",),
+    ("terminationGracePeriodSeconds=80",),
     ("terminationGracePeriodSeconds=null", "drainSeconds=600"),
     ("networkPolicy.apiServer.cidrs={169.128.0.0/10,169.0.0.0/9,10.0.0.0/8,fd00::/8,168.0.0.0/8}",),
     ("settings.INFERENCE_MAX_BATCH_SIZE=8", "extraEnv[0].name=ALL_PROXY", "extraEnv[0].value=x"),

@@ -90,11 +90,12 @@ class PodsTest(unittest.TestCase):
         self.assertEqual(named, config_map["metadata"]["name"])
 
     def test_the_time_to_end_is_computed(self) -> None:
-        for values, seconds in {(): 75, ("--set=drainSeconds=300", "--set=preStopSeconds=20"): 330}.items():
+        for values, seconds in {(): 80, ("--set=drainSeconds=300", "--set=preStopSeconds=20", "--set=leaveSeconds=3"): 333}.items():
             deployment = chart.gateway(*values)
             spec = deployment["spec"]["template"]["spec"]
             self.assertEqual(spec["terminationGracePeriodSeconds"], seconds)
         self.assertEqual(chart.environment(deployment)["INFERENCE_DRAIN_TIMEOUT"], "300s")
+        self.assertEqual(chart.environment(deployment)["INFERENCE_SHUTDOWN_DELAY"], "3s")
         self.assertEqual(spec["containers"][0]["lifecycle"]["preStop"], {"sleep": {"seconds": 20}})
 
     def test_readiness_turns_before_endpoints_must_have_noticed(self) -> None:

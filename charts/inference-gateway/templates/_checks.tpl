@@ -14,9 +14,9 @@ the chart is checked.
 {{- include "inference-gateway.checkRoutes" . }}
 {{- end }}
 
-{{/* Seconds from the order to end until the kubelet kills: the sleep, the drain, and ten for what comes after. */}}
+{{/* Seconds from the order to end until the kubelet kills: the sleep, the leave-taking, the drain, and ten for what comes after. */}}
 {{- define "inference-gateway.neededGrace" -}}
-{{- add .Values.preStopSeconds .Values.drainSeconds 10 }}
+{{- add .Values.preStopSeconds .Values.leaveSeconds .Values.drainSeconds 10 }}
 {{- end }}
 
 {{- define "inference-gateway.grace" -}}
@@ -27,7 +27,7 @@ the chart is checked.
 {{- $needed := include "inference-gateway.neededGrace" . | int64 }}
 {{- $given := include "inference-gateway.grace" . | int64 }}
 {{- if lt $given $needed }}
-{{- fail (printf "terminationGracePeriodSeconds is %d, but preStopSeconds (%d) + drainSeconds (%d) + 10 is %d: requests would be cut off. Raise it, lower the others, or leave it empty to have it computed" $given (int64 .Values.preStopSeconds) (int64 .Values.drainSeconds) $needed) }}
+{{- fail (printf "terminationGracePeriodSeconds is %d, but preStopSeconds (%d) + leaveSeconds (%d) + drainSeconds (%d) + 10 is %d: requests would be cut off. Raise it, lower the others, or leave it empty to have it computed" $given (int64 .Values.preStopSeconds) (int64 .Values.leaveSeconds) (int64 .Values.drainSeconds) $needed) }}
 {{- end }}
 {{- end }}
 

@@ -25,7 +25,7 @@ INFERENCE_MODELS_CONFIG_MAP: mode configMap with configMap.watch api
 INFERENCE_MODELS_FILE: mode configMap with configMap.watch mount
 INFERENCE_MODEL_ROOT: modelRoot.mountPath
 INFERENCE_OPS_ADDRESS: listenHost
-INFERENCE_SHUTDOWN_DELAY: preStopSeconds
+INFERENCE_SHUTDOWN_DELAY: leaveSeconds
 {{- end }}
 
 {{/* A value as text. Numbers of values.yaml are floats, which would be written as 2.097152e+06. */}}
@@ -48,6 +48,7 @@ INFERENCE_SHUTDOWN_DELAY: preStopSeconds
 - {name: INFERENCE_STATE_DIR, value: /var/cache/inference-gateway/state/$(POD_NAME)}
 - {name: HF_HOME, value: /var/cache/inference-gateway/hub}
 - {name: INFERENCE_MODEL_ROOT, value: {{ .Values.modelRoot.mountPath | quote }}}
+- {name: INFERENCE_SHUTDOWN_DELAY, value: {{ printf "%ds" (int64 .Values.leaveSeconds) | quote }}}
 - {name: INFERENCE_DRAIN_TIMEOUT, value: {{ printf "%ds" (int64 .Values.drainSeconds) | quote }}}
 {{- if eq .Values.mode "env" }}
 - {name: INFERENCE_DEFAULT_MODEL_NAME, value: {{ .Values.model.name | quote }}}
