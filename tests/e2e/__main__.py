@@ -62,6 +62,8 @@ def run(arguments: argparse.Namespace, report: Report) -> None:
         files = models.make(machine.TARGET / "models")
         images = build.small_images(files.folder)
         gateway = arguments.image or build.gateway_image(beds.version())
+        unpacked, compressed = build.bytes_of(gateway)
+        report.number("image", f"{unpacked / 2**20:.1f} MiB, {compressed / 2**20:.1f} MiB compressed")
     node = Node(machine.TARGET / "node")
     try:
         with report.step("node: switched on, with network, mounts and processes of its own"):

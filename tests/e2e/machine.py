@@ -1,5 +1,6 @@
 """What this machine must have: root, programs that Debian packages, and those that `scripts/prepare.py` makes."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -34,10 +35,15 @@ PACKAGED = {
 
 PREPARED_PROGRAMS = {
     "kubernetes": ("etcd", "kube-apiserver", "kube-controller-manager"),
-    "node": ("kubectl", "kube-scheduler", "kubelet", "kube-proxy", "coredns"),
+    "node": ("kubectl", "kube-scheduler", "kubelet", "kube-proxy", "coredns", "scrape-config"),
     "tools": ("helm", "prometheus"),
 }
 """Folder below prepared/, which is also the target of scripts/prepare.py, and the programs in it."""
+
+
+def checkout_name() -> str:
+    """Names what belongs to this checkout: two may be tested at once, and what a killed run left is found again."""
+    return hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:8]
 
 
 def program(name: str) -> Path:

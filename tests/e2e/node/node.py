@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import hashlib
 import os
 import shutil
 import signal
@@ -13,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from e2e.console import CheckFailed, say
-from e2e.machine import CHECKOUT, program
+from e2e.machine import checkout_name, program
 from e2e.node import cgroups
 from e2e.node.settings import CONTAINERD_SOCKET, NODE_ADDRESS, NODE_NAME, Settings
 
@@ -28,9 +27,7 @@ class Node:
     """The only node of a cluster. Whoever makes one removes it."""
 
     def __init__(self, folder: Path) -> None:
-        # Named by the checkout: two checkouts may run at once, and what a killed run left is found again.
-        name = hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:8]
-        self.settings = Settings(folder, f"inference-gateway-e2e-{name}")
+        self.settings = Settings(folder, f"inference-gateway-e2e-{checkout_name()}")
         self.folder = folder
         self._home = os.open("/proc/self/ns/net", os.O_RDONLY)
         self._namespaces: subprocess.Popen | None = None
