@@ -34,10 +34,10 @@ HELM ?= prepared/tools/helm
 
 .DEFAULT_GOAL := help
 .PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick soak generate clean \
-	chart-test image image-check chart-package sbom deny release-check release
+	chart-test e2e image image-check chart-package sbom deny release-check release
 
 help: ## Print this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 prepare: ## Fetch ONNX Runtime, make the model (PRECISION=w8a8, int8 or fp32), build
 	@$(PYTHON) scripts/prepare.py --precision $(PRECISION) library model
@@ -82,6 +82,10 @@ chart-test: ## Lint, render and validate the charts and manifests (part of `make
 cluster-test: ## Run the tests against a real etcd and kube-apiserver (part of `make test`)
 	@$(PYTHON) scripts/prepare.py library tiny kubernetes python-tests tools
 	$(CLUSTER_TEST)
+
+e2e: ## Try image and chart on a real node, as root (STEPS="env crd" for parts, STEPS=list names them; E2E_FLAGS)
+	@$(PYTHON) scripts/prepare.py library tiny kubernetes node tools
+	@PYTHONPATH=tests $(PYTHON) -m e2e $(E2E_FLAGS) $(STEPS)
 
 bench: prepare ## Measure against other engines and write BENCHMARKS.md (about 40 minutes, idle machine)
 	$(PYTHON) scripts/bench/suite.py

@@ -19,7 +19,7 @@ from e2e.console import CheckFailed, Report, Unusable, say
 from e2e.fleet import Fleet
 from e2e.images import build
 from e2e.node.node import Node
-from e2e.parts import config_map, env, restart, rollouts, upgrade
+from e2e.parts import config_map, env, monitoring, restart, rollouts, upgrade
 
 RELEASES: dict[str, tuple[str, Callable[[Bed], None]]] = {
     "env": ("mode env, model from a server in the cluster", env.from_the_cluster),
@@ -32,6 +32,7 @@ OF_THE_FLEET: dict[str, tuple[str, Callable[[Fleet], None]]] = {
     "update": ("a Model is updated under load", rollouts.update),
     "broken": ("broken updates under load", rollouts.broken),
     "delete": ("pods are deleted one by one under load", rollouts.delete_pods),
+    "metrics": ("a real Prometheus scrapes every pod", monitoring.run),
     "upgrade": ("pods are replaced under streams", upgrade.run),
     "crash": ("control: a crash under load is noticed", rollouts.crash),
     "restart": ("the node is switched off and on", restart.run),
