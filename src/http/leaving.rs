@@ -5,7 +5,7 @@
 //! connection: the client makes its next one to somebody else, and those that are closed later have long been idle.
 
 use axum::extract::{Request, State};
-use axum::http::HeaderValue;
+use axum::http::{HeaderValue, Version};
 use axum::http::header::CONNECTION;
 use axum::middleware::Next;
 use axum::response::Response;
@@ -19,8 +19,10 @@ pub(super) async fn last_answers(
     request: Request,
     next: Next,
 ) -> Response {
+    // HTTP/2 knows no such header: its connections end with a GOAWAY, which loses nothing.
+    let is_marked = request.version() <= Version::HTTP_11;
     let mut response = next.run(request).await;
-    if *phase.borrow() > Phase::Serving {
+    if is_marked && *phase.borrow() > Phase::Serving {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
