@@ -113,6 +113,7 @@ async fn read(mut stream: TokenStream, begin: Instant, tokens: usize) -> Result<
     let mut output = Output { token_ids: Vec::with_capacity(tokens), times: Vec::with_capacity(tokens) };
     while let Some(event) = stream.next().await {
         match event? {
+            Event::Prefilled { .. } => {}
             Event::Token { token, .. } => {
                 output.token_ids.push(token);
                 output.times.push(begin.elapsed().as_secs_f64());

@@ -280,6 +280,7 @@ impl Generation {
     /// Takes an event of the engine and returns the text that can go out.
     fn take(&mut self, event: Option<Result<Event, EngineError>>) -> Result<String, GenerateError> {
         match event.ok_or(EngineError::Stopped)?? {
+            Event::Prefilled { cached_tokens: _ } => Ok(String::new()),
             Event::Token { token, logprobs } => {
                 self.clock.token(&self.model.metrics);
                 self.token_ids.push(token);

@@ -132,6 +132,12 @@ impl Engine {
         self.inner.geometry
     }
 
+    /// Tokens that a sequence can have, prompt and output together: the context, or fewer where the memory for caches has
+    /// not as many.
+    pub fn longest_tokens(&self) -> usize {
+        self.inner.geometry.context_tokens.min(self.inner.cache_tokens)
+    }
+
     /// Turns false when the worker thread has ended, for whatever reason.
     pub fn alive(&self) -> watch::Receiver<bool> {
         self.inner.alive.clone()
@@ -140,6 +146,11 @@ impl Engine {
     /// The step that is running now; one that has run for long is stuck.
     pub fn running_step(&self) -> Option<RunningStep> {
         self.inner.pulse.running()
+    }
+
+    /// How many requests can be here at once, in rows and in the queue.
+    pub fn places(&self) -> usize {
+        self.inner.places.total()
     }
 
     /// Takes a place, in a row or in the queue.
@@ -175,13 +186,18 @@ impl Engine {
             "a request has a prompt and asks for tokens"
         );
         self.check(&request)?;
-        let (sender, events) = mpsc::channel(request.max_tokens + 1);
+        // `Prefilled` and `Finished`, or a failure, beside the tokens.
+        let (sender, events) = mpsc::channel(request.max_tokens + 2);
         let sequence = Sequence::new(request, sender, place, self.inner.drafts);
         self.inner.mailbox.send(Message::Run(Box::new(sequence))).map_err(|_gone| EngineError::Stopped)?;
         Ok(TokenStream { events })
     }
 
-    fn check(&self, request: &Request) -> Result<(), EngineError> {
+    /// Whether a request can be run, as [`Self::submit`] finds out.
+    ///
+    /// # Errors
+    /// The request does not fit the context or the memory, or names tokens that do not exist.
+    pub fn check(&self, request: &Request) -> Result<(), EngineError> {
         let (vocabulary_size, context_tokens) =
             (self.inner.geometry.vocabulary_size, self.inner.geometry.context_tokens);
         if request.reserved_tokens() > self.inner.cache_tokens && request.reserved_tokens() <= context_tokens

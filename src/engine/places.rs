@@ -19,6 +19,10 @@ impl Places {
         Arc::new(Self { taken: AtomicUsize::new(0), total: AtomicUsize::new(total) })
     }
 
+    pub(super) fn total(&self) -> usize {
+        self.total.load(Ordering::Relaxed)
+    }
+
     /// Takes a place; when none is free, says how many are taken.
     pub(super) fn take(self: &Arc<Self>) -> Result<Place, usize> {
         let total = self.total.load(Ordering::Relaxed);

@@ -72,9 +72,14 @@ impl Request {
     }
 }
 
-/// What the worker tells the owner of a request, in order: tokens, then one `Finished`.
+/// What the worker tells the owner of a request, in order: one `Prefilled`, tokens, one `Finished`.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// The prompt is in the cache, and the first token is picked.
+    Prefilled {
+        /// Prompt tokens whose cache was copied, not computed.
+        cached_tokens: usize,
+    },
     /// The next token of the output.
     Token {
         /// The token.
@@ -106,8 +111,6 @@ pub struct Finished {
     pub prefill: Duration,
     /// From the first picked token to the last.
     pub decode: Duration,
-    /// Prompt tokens whose cache was copied, not computed.
-    pub cached_prompt_tokens: usize,
 }
 
 /// Why a generation ended.

@@ -152,7 +152,10 @@ impl Sequence {
 
     /// Takes the picked token: emits it, or ends the sequence. Returns the reason when this was the end.
     pub(super) fn push(&mut self, token: TokenId, logprobs: Option<Box<TokenLogprobs>>) -> Option<Finish> {
-        self.first_token.get_or_insert_with(Instant::now);
+        if self.first_token.is_none() {
+            self.first_token = Some(Instant::now());
+            self.emit(Ok(Event::Prefilled { cached_tokens: self.copied }));
+        }
         if self.request.stop_tokens.contains(&token) {
             return Some(Finish::StopToken(token));
         }
@@ -175,7 +178,6 @@ impl Sequence {
             queued: admitted - self.submitted,
             prefill: first_token - admitted,
             decode: now - first_token,
-            cached_prompt_tokens: self.copied,
         })));
     }
 
@@ -184,7 +186,7 @@ impl Sequence {
         self.emit(Err(error));
     }
 
-    /// The channel has room for every token and the end, so it is never full; a closed one is a cancelled request,
+    /// The channel has room for the beginning, every token and the end, so it is never full; a closed one is a cancelled request,
     /// which the next step sees.
     fn emit(&self, event: Result<Event, EngineError>) {
         drop(self.stream.try_send(event));

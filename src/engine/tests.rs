@@ -42,8 +42,20 @@ async fn collect(mut stream: TokenStream) -> Result<(Vec<TokenId>, Finish), Engi
     let mut tokens = Vec::new();
     loop {
         match stream.next().await.expect("a stream ends with its end")? {
+            Event::Prefilled { .. } => assert!(tokens.is_empty()),
             Event::Token { token, .. } => tokens.push(token),
             Event::Finished(finished) => return Ok((tokens, finished.reason)),
+        }
+    }
+}
+
+/// The next token of a stream that has one.
+async fn next_token(stream: &mut TokenStream) -> TokenId {
+    loop {
+        match stream.next().await.unwrap().unwrap() {
+            Event::Prefilled { .. } => {}
+            Event::Token { token, .. } => return token,
+            Event::Finished(finished) => panic!("the stream ended: {finished:?}"),
         }
     }
 }
@@ -125,7 +137,7 @@ async fn a_stream_gets_a_token_for_each_chunk_of_a_long_prompt() {
     // The first prompt, then five chunks with a step of the stream each; the next run is not let in.
     open(&gate, 1 + 5 * 2);
     for token in continuation(&[1, 2], 6) {
-        assert!(matches!(stream.next().await, Some(Ok(Event::Token { token: found, .. })) if found == token));
+        assert_eq!(next_token(&mut stream).await, token);
     }
     wait_until(|| record.lock().unwrap().chunks.len() >= 6).await;
     assert_eq!(record.lock().unwrap().chunks[1..], [(0, 4), (4, 4), (8, 4), (12, 4), (16, 4)]);
@@ -268,15 +280,9 @@ async fn a_known_beginning_is_copied_and_gives_the_same_tokens() {
     collect(submit(&engine, request(&first, 3))).await.unwrap();
     record.lock().unwrap().chunks.clear();
     let mut stream = submit(&engine, request(&second, 9));
-    let mut tokens = Vec::new();
-    let finished = loop {
-        match stream.next().await.unwrap().unwrap() {
-            Event::Token { token, .. } => tokens.push(token),
-            Event::Finished(finished) => break finished,
-        }
-    };
-    assert_eq!(tokens, continuation(&second, 9));
-    assert_eq!(finished.cached_prompt_tokens, 12);
+    let begun = stream.next().await.unwrap().unwrap();
+    assert!(matches!(begun, Event::Prefilled { cached_tokens: 12 }), "{begun:?}");
+    assert_eq!(collect(stream).await.unwrap().0, continuation(&second, 9));
     assert_eq!(record.lock().unwrap().chunks[0], (12, 4), "only the rest is computed");
 }
 
@@ -392,8 +398,7 @@ proptest! {
                     None => assert_eq!(collect(stream).await.unwrap(), (expected, Finish::Length)),
                     Some(patience) => {
                         for token in expected.iter().take(patience) {
-                            let event = stream.next().await.unwrap().unwrap();
-                            assert!(matches!(event, Event::Token { token: found, .. } if found == *token));
+                            assert_eq!(next_token(&mut stream).await, *token);
                         }
                     }
                 }

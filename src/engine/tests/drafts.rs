@@ -158,6 +158,7 @@ fn texts(engine: &Engine, requests: &[Request], head_start: usize) -> Vec<(Vec<T
             let (mut tokens, mut end) = (Vec::new(), None);
             while tokens.len() < head_start && end.is_none() {
                 match stream.next().await.unwrap().unwrap() {
+                    Event::Prefilled { .. } => {}
                     Event::Token { token, .. } => tokens.push(token),
                     Event::Finished(finished) => end = Some(finished.reason),
                 }

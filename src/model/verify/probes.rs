@@ -83,6 +83,7 @@ async fn generate(model: &Started, probe: &Probe) -> Result<Vec<TokenId>, String
     let mut tokens = Vec::new();
     loop {
         match stream.next().await.unwrap_or(Err(EngineError::Stopped)) {
+            Ok(Event::Prefilled { .. }) => {}
             Ok(Event::Token { token, .. }) => tokens.push(token),
             Ok(Event::Finished(_)) => return Ok(tokens),
             Err(error) => return Err(error.to_string()),
