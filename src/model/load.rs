@@ -13,6 +13,8 @@ use crate::engine::ort::{GraphHints, OrtError, Rows, Runtime};
 use crate::engine::{Backend, Engine, EngineLimits, Shared, TokenId};
 use crate::memory;
 use crate::metrics::{Metrics, ModelMetrics};
+use crate::text::chat::{Chat, NoChat};
+use crate::text::template::Template;
 use crate::text::tokenizer::{TextError, Tokenizer};
 
 /// Limits of a loaded model.
@@ -42,6 +44,8 @@ pub(super) struct LoadRequest {
     pub(super) model: ModelName,
     pub(super) graph: PathBuf,
     pub(super) tokenizer: PathBuf,
+    /// In place of the model's own.
+    pub(super) chat_template: Option<String>,
     pub(super) limits: LoadLimits,
     /// Memory that other models of the process may still come to use, in bytes.
     pub(super) promised_bytes: u64,
@@ -52,6 +56,7 @@ pub(super) struct Opened {
     request: LoadRequest,
     tokenizer: Arc<Tokenizer>,
     end_tokens: Vec<TokenId>,
+    chat: Result<Arc<Chat>, NoChat>,
     backend: Box<dyn Backend>,
 }
 
@@ -59,6 +64,7 @@ pub(super) struct Opened {
 pub(super) struct Started {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) end_tokens: Vec<TokenId>,
+    pub(super) chat: Result<Arc<Chat>, NoChat>,
     pub(super) engine: Engine,
     pub(super) metrics: ModelMetrics,
     /// Memory that the engine may come to use, in bytes.
@@ -178,9 +184,11 @@ const UNSUPPORTED: [&str; 7] = [
 /// # Errors
 /// See [`LoadError`]; the message says what to change.
 pub(super) fn open(runtime: &Runtime, request: LoadRequest) -> Result<Opened, LoadError> {
-    let LoadRequest { model, graph, tokenizer: tokenizer_file, limits, promised_bytes: _ } = &request;
+    let LoadRequest { model, graph, tokenizer: tokenizer_file, chat_template, limits, promised_bytes: _ } =
+        &request;
     let tokenizer = Arc::new(Tokenizer::from_file(tokenizer_file)?);
-    let facts = ModelFacts::read(&folders(graph, tokenizer_file))?;
+    let folders = folders(graph, tokenizer_file);
+    let facts = ModelFacts::read(&folders)?;
     let rows = Rows {
         rows: limits.rows,
         context_tokens: context_tokens(facts.context_tokens(), limits.context_tokens)?,
@@ -204,7 +212,30 @@ pub(super) fn open(runtime: &Runtime, request: LoadRequest) -> Result<Opened, Lo
     if limits.draft_tokens > 0 && !backend.geometry().verifies_drafts {
         tracing::warn!(%model, "this kind of graph cannot verify drafts: INFERENCE_SPECULATIVE_TOKENS has no effect");
     }
-    Ok(Opened { request, tokenizer, end_tokens, backend })
+    let chat = chat(chat_template.as_deref(), &facts, &folders)?;
+    if let Err(NoChat::Broken(error)) = &chat {
+        tracing::warn!(%model, %error, "the model answers no chats");
+    }
+    Ok(Opened { request, tokenizer, end_tokens, chat, backend })
+}
+
+/// The chat template: the one that is given, else the model's own. One that does not compile leaves a model that takes no
+/// chats; whatever is verified before it serves is refused for that, the model of the environment answers other requests.
+fn chat(
+    given: Option<&str>,
+    facts: &ModelFacts,
+    folders: &[&Path],
+) -> Result<Result<Arc<Chat>, NoChat>, FileError> {
+    let compiled = match (given, facts.chat_template(folders)?) {
+        (Some(given), _) => Template::compile_override(given),
+        (None, Some(own)) => Template::compile(&own),
+        (None, None) => return Ok(Err(NoChat::Missing)),
+    };
+    let special = |part| facts.special_token(part).map(str::to_owned);
+    let chat = |template| {
+        Arc::new(Chat { template, bos_token: special("bos_token"), eos_token: special("eos_token") })
+    };
+    Ok(compiled.map(chat).map_err(NoChat::Broken))
 }
 
 /// Starts the engine of an opened model. Its thread inherits the priority of the calling one.
@@ -212,8 +243,8 @@ pub(super) fn open(runtime: &Runtime, request: LoadRequest) -> Result<Opened, Lo
 /// # Errors
 /// There is not enough memory for caches, or the operating system refused a thread.
 pub(super) fn start(runtime: &Runtime, opened: Opened, metrics: &Metrics) -> Result<Started, LoadError> {
-    let Opened { request, tokenizer, end_tokens, backend } = opened;
-    let LoadRequest { model, graph: _, tokenizer: _, limits, promised_bytes } = request;
+    let Opened { request, tokenizer, end_tokens, chat, backend } = opened;
+    let LoadRequest { model, graph: _, tokenizer: _, chat_template: _, limits, promised_bytes } = request;
     let geometry = backend.geometry();
     let in_use = memory::resident_bytes().unwrap_or_default() + promised_bytes;
     let budget = Budget::new(limits.memory, geometry, in_use)?;
@@ -238,7 +269,14 @@ pub(super) fn start(runtime: &Runtime, opened: Opened, metrics: &Metrics) -> Res
     let metrics = metrics.model(model.as_str());
     let shared = Shared { turns: runtime.turns(), metrics: metrics.clone() };
     let engine = Engine::start(model.as_str(), backend, engine_limits, shared)?;
-    Ok(Started { tokenizer, end_tokens, engine, metrics, promised_bytes: budget.promised_bytes(geometry) })
+    Ok(Started {
+        tokenizer,
+        end_tokens,
+        chat,
+        engine,
+        metrics,
+        promised_bytes: budget.promised_bytes(geometry),
+    })
 }
 
 /// Where the JSON files may be: beside the graph, above its `onnx` folder, beside the tokenizer.

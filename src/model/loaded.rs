@@ -14,6 +14,7 @@ use super::reaper::Reaper;
 use super::{LiveLimits, ModelName};
 use crate::engine::{Engine, TokenId};
 use crate::metrics::ModelMetrics;
+use crate::text::chat::{Chat, NoChat};
 use crate::text::tokenizer::Tokenizer;
 
 /// A model that can answer. When the last hold on it is gone, its memory is given back by a thread of its own.
@@ -32,6 +33,8 @@ pub struct LoadedModel {
     pub tokenizer: Arc<Tokenizer>,
     /// Tokens that end a text, from the model's own files.
     pub end_tokens: Vec<TokenId>,
+    /// Messages to a prompt, or why that cannot be.
+    pub chat: Result<Arc<Chat>, NoChat>,
     /// Runs the generations.
     pub engine: Engine,
     /// The model's own metrics.
@@ -56,6 +59,7 @@ pub(super) struct Parts {
     pub(super) promised_bytes: u64,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) end_tokens: Vec<TokenId>,
+    pub(super) chat: Result<Arc<Chat>, NoChat>,
     pub(super) engine: Engine,
     pub(super) metrics: ModelMetrics,
     pub(super) live: LiveLimits,
@@ -71,6 +75,7 @@ impl LoadedModel {
             promised_bytes,
             tokenizer,
             end_tokens,
+            chat,
             engine,
             metrics,
             live,
@@ -85,6 +90,7 @@ impl LoadedModel {
             promised_bytes,
             tokenizer,
             end_tokens,
+            chat,
             engine,
             metrics,
             health: Health::default(),

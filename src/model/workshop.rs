@@ -314,6 +314,7 @@ impl Workshop {
             model: target.key.clone(),
             graph: prepared.graph.clone(),
             tokenizer: prepared.tokenizer.clone(),
+            chat_template: target.chat_template.clone(),
             limits: target.load,
             promised_bytes: self.promised_to_others(&target.key),
         };
@@ -335,7 +336,7 @@ impl Workshop {
             return Err(VerifyError::Probe("a fault that was asked for".to_owned()).into());
         }
         verify::in_process(&started_engine, &target.verify).await?;
-        let load::Started { tokenizer, end_tokens, engine, metrics, promised_bytes } = started_engine;
+        let load::Started { tokenizer, end_tokens, chat, engine, metrics, promised_bytes } = started_engine;
         let model = LoadedModel::new(
             Parts {
                 name: target.served_name().clone(),
@@ -345,6 +346,7 @@ impl Workshop {
                 promised_bytes,
                 tokenizer,
                 end_tokens,
+                chat,
                 engine,
                 metrics,
                 live: target.live,

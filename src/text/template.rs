@@ -54,6 +54,9 @@ pub struct Conversation<'a> {
     pub eos_token: Option<&'a str>,
     /// Whether the beginning of an answer follows.
     pub add_generation_prompt: bool,
+    /// More variables, under other names than the ones above.
+    #[serde(flatten)]
+    pub variables: &'a serde_json::Map<String, serde_json::Value>,
 }
 
 /// Why a template is none, or did not render.

@@ -85,7 +85,7 @@ fn load_small(
     request: &VerifyRequest,
     context_tokens: usize,
 ) -> Result<Started, VerifyError> {
-    let VerifyRequest { name, graph, tokenizer, limits, chat_template: _, verify } = request.clone();
+    let VerifyRequest { name, graph, tokenizer, limits, chat_template, verify } = request.clone();
     let limits = LoadLimits {
         context_tokens: Some(context_tokens.min(longest_tokens(&verify))),
         rows: 1,
@@ -93,7 +93,8 @@ fn load_small(
         memory: MemoryLimits { process_bytes: None, cache_bytes: None, prefix_bytes: Some(0) },
         ..limits
     };
-    let load_request = LoadRequest { model: name, graph, tokenizer, limits, promised_bytes: 0 };
+    let load_request =
+        LoadRequest { model: name, graph, tokenizer, chat_template, limits, promised_bytes: 0 };
     Ok(load::start(runtime, load::open(runtime, load_request)?, &Metrics::new())?)
 }
 

@@ -152,6 +152,7 @@ fn template(
         bos_token: facts.special_token("bos_token"),
         eos_token: facts.special_token("eos_token"),
         add_generation_prompt: true,
+        variables: &serde_json::Map::new(),
     })?;
     Ok(Some(Arc::new(template)))
 }

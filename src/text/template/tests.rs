@@ -1,8 +1,11 @@
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::*;
+
+static NO_VARIABLES: LazyLock<serde_json::Map<String, serde_json::Value>> = LazyLock::new(Default::default);
 
 fn conversation(messages: &[serde_json::Value]) -> Conversation<'_> {
     Conversation {
@@ -11,6 +14,7 @@ fn conversation(messages: &[serde_json::Value]) -> Conversation<'_> {
         bos_token: Some("<s>"),
         eos_token: Some("</s>"),
         add_generation_prompt: true,
+        variables: &NO_VARIABLES,
     }
 }
 
