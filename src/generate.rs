@@ -1,33 +1,48 @@
 //! The request flow: reserve → encode → submit → decode → stop.
 //!
 //! ```text
-//! Input ─▶ reserve a place ─▶ encode (off the async threads) ─▶ submit ─▶ Generation::next ─▶ Delta … Summary
+//! Input ─▶ reserve a place ─▶ encode (off the async threads) ─▶ submit ─▶ Generation::next ─▶ Delta … Delta::End
 //! ```
 //!
-//! A generation pins its model for its whole life. Dropping it cancels the request in the engine.
+//! A request may have several inputs, and want several generations of each: [`Generations`] gives the pieces of all. A
+//! generation pins its model for its whole life. Dropping it cancels the request in the engine.
+
+mod error;
+mod prompt;
+mod several;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::{EngineError, Event, Finish, Request, Sampling, TokenId, TokenLogprobs, TokenStream};
+use crate::engine::{
+    EngineError, Event, Finish, Place, Request, Sampling, TokenId, TokenLogprobs, TokenStream,
+};
 use crate::metrics::GenerationEnd;
 use crate::model::{LoadedModel, Pinned};
 use crate::text::decoder::Decoder;
 use crate::text::stop::{StopEvent, Stops};
-use crate::text::tokenizer::TextError;
 
-/// Tokens that are generated when the request does not say, if the context has room for them.
-pub const DEFAULT_MAX_TOKENS: usize = 50;
+pub use error::{GenerateError, Refused};
+pub use prompt::Prompt;
+pub use several::{Generations, Whole};
+
+pub use crate::text::chat::{Messages, OWN_VARIABLES};
+
+/// Generations of one request, prompts times choices: a quarter of the places that there are by default, so that one request
+/// does not take them all.
+pub const MOST_GENERATIONS: usize = 64;
 
 /// A text to continue, checked by the dialect that parsed it.
 #[derive(Debug, Clone)]
 pub struct Input {
     /// The prompt, not empty.
-    pub prompt: String,
+    pub prompt: Prompt,
+    /// How many different continuations are wanted, at least 1. Each has the next seed.
+    pub choices: usize,
     /// How tokens are picked.
     pub sampling: Sampling,
-    /// Tokens to generate at most, at least 1; `None`: [`DEFAULT_MAX_TOKENS`], or what is left of the context.
-    pub max_tokens: Option<usize>,
+    /// Tokens to generate at most, at least 1.
+    pub max_tokens: MaxTokens,
     /// Time after which the generation fails if it has not ended.
     pub timeout: Option<Duration>,
     /// The text ends before the first of these.
@@ -42,10 +57,20 @@ pub struct Input {
     pub skip_special_tokens: bool,
 }
 
+/// How many tokens a generation may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxTokens {
+    /// So many: a prompt that leaves less room is refused.
+    Exactly(usize),
+    /// So many, or what is left of the context if that is less.
+    UpTo(usize),
+}
+
 /// A running generation.
 pub struct Generation {
-    model: Pinned,
+    model: Arc<Pinned>,
     prompt_tokens: Vec<TokenId>,
+    cached_tokens: usize,
     token_ids: Vec<TokenId>,
     /// Stop tokens that the request named itself.
     stop_tokens: Vec<TokenId>,
@@ -125,112 +150,106 @@ impl EndReason {
     }
 }
 
-/// Why a generation did not begin or did not end well.
-#[derive(Debug, thiserror::Error)]
-pub enum GenerateError {
-    /// The tokenizer refused the text.
-    #[error("failed to tokenise or to decode")]
-    Text(#[from] TextError),
-    /// The engine refused or failed.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The prompt has no token.
-    #[error("the prompt has no tokens")]
-    NoTokens,
-    /// More tokens than the model's limits allow.
-    #[error("{asked} tokens are more than the {allowed} that this model generates for a request")]
-    TooManyTokens {
-        /// As the request says.
-        asked: usize,
-        /// As the model's limits say.
-        allowed: usize,
-    },
-    /// The tokeniser thread was lost.
-    #[error("the tokeniser was interrupted")]
-    Interrupted,
-}
-
-impl GenerateError {
-    /// Whether the model or its engine is to blame, rather than the request, the load or the end of the process.
-    fn is_the_models_fault(&self) -> bool {
-        match self {
-            Self::Text(_) | Self::Interrupted => true,
-            Self::NoTokens | Self::TooManyTokens { .. } => false,
-            Self::Engine(error) => match error {
-                EngineError::Run(_) | EngineError::NotFinite | EngineError::Stopped => true,
-                EngineError::Overloaded { .. }
-                | EngineError::ContextExceeded { .. }
-                | EngineError::CacheExceeded { .. }
-                | EngineError::DeadlineExceeded
-                | EngineError::UnknownToken { .. }
-                | EngineError::Replaced
-                | EngineError::ShuttingDown => false,
-            },
-        }
-    }
-}
-
-/// Begins a generation.
+/// Begins the generations of a request: of each input as many as it wants. All of them, or none.
 ///
 /// # Errors
-/// The queue is full, the prompt does not fit or cannot be tokenised, the engine is gone.
-pub async fn start(model: Pinned, input: Input) -> Result<Generation, GenerateError> {
+/// The queue is full, a prompt does not fit or cannot be tokenised, the engine is gone.
+///
+/// # Panics
+/// Without an input: callers check outside input.
+pub async fn start(model: Pinned, inputs: Vec<Input>) -> Result<Generations, Refused> {
     let accepted = Instant::now();
-    let Input {
-        prompt,
-        sampling,
-        max_tokens,
-        timeout,
-        stop,
-        stop_tokens,
-        logprobs,
-        ignore_eos,
-        skip_special_tokens,
-    } = input;
-    let most_tokens = model.live().output_tokens.unwrap_or(usize::MAX);
-    if let Some(asked) = max_tokens.filter(|asked| *asked > most_tokens) {
-        return Err(GenerateError::TooManyTokens { asked, allowed: most_tokens });
+    check_numbers(&model, &inputs)?;
+    let wanted = inputs.iter().map(|input| input.choices).sum();
+    let places: Vec<Place> = (0..wanted).map(|_| model.engine.reserve()).collect::<Result<_, _>>()?;
+    let prompts = inputs.iter().map(|input| input.prompt.clone()).collect();
+    let prompts = prompt::encode(&model, prompts).await?;
+    let requests: Vec<Request> = inputs
+        .iter()
+        .zip(prompts)
+        .map(|(input, prompt)| engine_request(&model, input, prompt, accepted))
+        .collect();
+    for (index, request) in requests.iter().enumerate() {
+        model.engine.check(request).map_err(|error| Refused::at(index, error.into()))?;
     }
-    let place = model.engine.reserve()?;
-    let prompt_tokens = encode(&model, prompt).await?;
-    let context_tokens = model.engine.geometry().context_tokens;
-    let left = context_tokens.saturating_sub(prompt_tokens.len()).max(1);
-    let end_tokens = if ignore_eos { &[][..] } else { &model.end_tokens };
-    let request = Request {
-        prompt: prompt_tokens.clone(),
-        sampling,
-        max_tokens: max_tokens.unwrap_or(DEFAULT_MAX_TOKENS.min(left).min(most_tokens)),
-        deadline: timeout.map(|timeout| accepted + timeout),
-        stop_tokens: [end_tokens, &stop_tokens].concat(),
-        logprobs,
-    };
-    let decoder = Decoder::new(Arc::clone(&model.tokenizer), &prompt_tokens, skip_special_tokens)?;
-    let stream = model.engine.submit(place, request)?;
-    model.metrics.accepted(prompt_tokens.len());
-    Ok(Generation {
-        model,
-        prompt_tokens,
-        token_ids: Vec::new(),
-        stop_tokens,
-        logprobs: Vec::new(),
-        stream: Some(stream),
-        text: Some((decoder, Stops::new(stop))),
-        ended: None,
-        clock: Clock { accepted, first_token: None, last_token: None, counted: false },
-        faulty: false,
-    })
+    let (model, mut places) = (Arc::new(model), places.into_iter());
+    let mut all = Vec::with_capacity(wanted);
+    for (input, request) in inputs.iter().zip(requests) {
+        for (choice, place) in places.by_ref().take(input.choices).enumerate() {
+            let mut request = request.clone();
+            // The first choice is the answer that a request for one would get.
+            request.sampling.seed = request.sampling.seed.wrapping_add(choice as u64);
+            all.push(Generation::begin(&model, input, (place, request), accepted)?);
+        }
+    }
+    Ok(Generations::new(all))
 }
 
-/// Tokenises off the async threads: a long prompt takes milliseconds to seconds.
-async fn encode(model: &LoadedModel, prompt: String) -> Result<Vec<TokenId>, GenerateError> {
-    let tokenizer = Arc::clone(&model.tokenizer);
-    let tokens = tokio::task::spawn_blocking(move || tokenizer.encode(&prompt, true))
-        .await
-        .map_err(|_panicked| GenerateError::Interrupted)??;
-    if tokens.is_empty() { Err(GenerateError::NoTokens) } else { Ok(tokens) }
+/// What can be told before anything is done.
+fn check_numbers(model: &LoadedModel, inputs: &[Input]) -> Result<(), GenerateError> {
+    assert!(
+        inputs.iter().all(|input| input.choices > 0) && !inputs.is_empty(),
+        "something is to be generated"
+    );
+    let allowed = model.live().output_tokens.unwrap_or(usize::MAX);
+    for input in inputs {
+        match input.max_tokens {
+            MaxTokens::Exactly(asked) if asked > allowed => {
+                return Err(GenerateError::TooManyTokens { asked, allowed });
+            }
+            MaxTokens::Exactly(_) | MaxTokens::UpTo(_) => {}
+        }
+    }
+    let allowed = MOST_GENERATIONS.min(model.engine.places());
+    let asked = inputs.iter().fold(0, |sum: usize, input| sum.saturating_add(input.choices));
+    // One always finds out by itself whether there is a place.
+    if asked > allowed.max(1) { Err(GenerateError::TooManyGenerations { asked, allowed }) } else { Ok(()) }
+}
+
+fn engine_request(model: &LoadedModel, input: &Input, prompt: Vec<TokenId>, accepted: Instant) -> Request {
+    let left = model.engine.longest_tokens().saturating_sub(prompt.len()).max(1);
+    let most_tokens = model.live().output_tokens.unwrap_or(usize::MAX);
+    let max_tokens = match input.max_tokens {
+        MaxTokens::Exactly(tokens) => tokens,
+        MaxTokens::UpTo(tokens) => tokens.min(left).min(most_tokens),
+    };
+    let end_tokens = if input.ignore_eos { &[][..] } else { &model.end_tokens };
+    Request {
+        prompt,
+        sampling: input.sampling.clone(),
+        max_tokens,
+        deadline: input.timeout.map(|timeout| accepted + timeout),
+        stop_tokens: [end_tokens, &input.stop_tokens].concat(),
+        logprobs: input.logprobs,
+    }
 }
 
 impl Generation {
+    fn begin(
+        model: &Arc<Pinned>,
+        input: &Input,
+        (place, request): (Place, Request),
+        accepted: Instant,
+    ) -> Result<Self, GenerateError> {
+        let prompt_tokens = request.prompt.clone();
+        let decoder = Decoder::new(Arc::clone(&model.tokenizer), &prompt_tokens, input.skip_special_tokens)?;
+        let stream = model.engine.submit(place, request)?;
+        model.metrics.accepted(prompt_tokens.len());
+        Ok(Self {
+            model: Arc::clone(model),
+            prompt_tokens,
+            cached_tokens: 0,
+            token_ids: Vec::new(),
+            stop_tokens: input.stop_tokens.clone(),
+            logprobs: Vec::new(),
+            stream: Some(stream),
+            text: Some((decoder, Stops::new(input.stop.clone()))),
+            ended: None,
+            clock: Clock { accepted, first_token: None, last_token: None, counted: false },
+            faulty: false,
+        })
+    }
+
     /// The model that answers.
     pub fn model(&self) -> &LoadedModel {
         &self.model
@@ -239,6 +258,11 @@ impl Generation {
     /// The prompt as the model sees it.
     pub fn prompt_tokens(&self) -> &[TokenId] {
         &self.prompt_tokens
+    }
+
+    /// Tokens of the prompt whose cache was kept and not computed again, known with the first piece.
+    pub fn cached_tokens(&self) -> usize {
+        self.cached_tokens
     }
 
     /// Tokens generated so far, without the end-of-text token.
@@ -251,7 +275,13 @@ impl Generation {
         std::mem::take(&mut self.logprobs)
     }
 
-    /// The next piece; `None` after the end.
+    /// Frees the row; nothing comes any more.
+    fn cancel(&mut self) {
+        self.stream = None;
+        self.ended = None;
+    }
+
+    /// The next piece; `None` after the end. Nothing is lost when the future is dropped.
     ///
     /// # Errors
     /// The model run failed or the engine is ending; nothing comes after an error.
@@ -280,7 +310,10 @@ impl Generation {
     /// Takes an event of the engine and returns the text that can go out.
     fn take(&mut self, event: Option<Result<Event, EngineError>>) -> Result<String, GenerateError> {
         match event.ok_or(EngineError::Stopped)?? {
-            Event::Prefilled { cached_tokens: _ } => Ok(String::new()),
+            Event::Prefilled { cached_tokens } => {
+                self.cached_tokens = cached_tokens;
+                Ok(String::new())
+            }
             Event::Token { token, logprobs } => {
                 self.clock.token(&self.model.metrics);
                 self.token_ids.push(token);

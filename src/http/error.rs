@@ -7,8 +7,11 @@ use serde::Serialize;
 
 use super::request_id::RequestId;
 use crate::engine::EngineError;
-use crate::generate::GenerateError;
+use crate::generate::{GenerateError, Refused};
 use crate::model::Unavailable;
+
+/// What the prompt is called in the native API; [`ApiError::refused`] gives it the name of another.
+const PROMPT: &str = "text";
 
 /// An error as a client sees it.
 #[derive(Debug, Clone)]
@@ -49,6 +52,13 @@ impl ApiError {
     pub(super) fn at(mut self, field: &str) -> Self {
         self.field = Some(field.to_owned());
         self
+    }
+
+    /// Why a request did not begin, where the prompt, or the one with a number, is called what `prompt` says.
+    pub(super) fn refused(refused: Refused, prompt: impl FnOnce(Option<usize>) -> String) -> Self {
+        let Refused { input, error } = refused;
+        let error = Self::from(error);
+        if error.field.as_deref() == Some(PROMPT) { error.at(&prompt(input)) } else { error }
     }
 
     fn retry_after(mut self, seconds: u32) -> Self {
@@ -108,7 +118,13 @@ impl From<GenerateError> for ApiError {
         match error {
             GenerateError::Engine(error) => error.into(),
             GenerateError::TooManyTokens { .. } => Self::invalid_value("max_tokens", error.to_string()),
-            GenerateError::NoTokens => Self::invalid_value("text", "the prompt has no tokens"),
+            GenerateError::TooManyGenerations { .. } | GenerateError::Template(_) => {
+                Self::invalid_value(PROMPT, error.to_string())
+            }
+            GenerateError::NoChat(_) => {
+                Self::new(StatusCode::BAD_REQUEST, "no_chat_template", error.to_string()).at("model")
+            }
+            GenerateError::NoTokens => Self::invalid_value(PROMPT, "the prompt has no tokens"),
             GenerateError::Text(_) | GenerateError::Interrupted => {
                 tracing::error!(error = &error as &dyn std::error::Error, "text processing failed");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "text_failed", error.to_string())
@@ -125,15 +141,15 @@ impl From<EngineError> for ApiError {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message).retry_after(1)
             }
             EngineError::ContextExceeded { .. } => {
-                Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message).at("text")
+                Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message).at(PROMPT)
             }
             EngineError::CacheExceeded { .. } => {
-                Self::new(StatusCode::BAD_REQUEST, "cache_memory_exceeded", message).at("text")
+                Self::new(StatusCode::BAD_REQUEST, "cache_memory_exceeded", message).at(PROMPT)
             }
             EngineError::DeadlineExceeded => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "deadline_exceeded", message).retry_after(1)
             }
-            EngineError::UnknownToken { .. } => Self::invalid_value("text", message),
+            EngineError::UnknownToken { .. } => Self::invalid_value(PROMPT, message),
             // What the library said is for the log, where the engine has put it.
             EngineError::Run(_) | EngineError::NotFinite => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "inference_failed", "the model run failed")

@@ -9,6 +9,7 @@ mod leaving;
 mod native;
 mod observe;
 mod ops;
+mod parameters;
 mod request_id;
 mod sse;
 

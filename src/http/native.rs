@@ -5,8 +5,8 @@
 //! → {"generated_text": …, "metadata": {"tokens_generated": n, "processing_time_ms": t, …}}
 //! ```
 //!
-//! With `stream` the answer is server-sent events: `{"text": …}` for each piece, at last `{"metadata": …}`. The options
-//! that name single tokens are in [`token_options`].
+//! A list of texts is answered with `{"results": [ … ]}`, in its order, each as if it had come alone. With `stream` the
+//! answer is server-sent events: `{"text": …}` for each piece, at last `{"metadata": …}`; those of a list have an `index`.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,30 +17,31 @@ use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
-mod token_options;
+mod logprobs;
 
-use self::token_options::{
-    LogitBias, LogprobsOfToken, checked_logit_bias, checked_logprobs, checked_stop_tokens,
-};
+use self::logprobs::LogprobsOfToken;
 use super::error::ApiError;
+use super::parameters::{
+    LogitBias, SamplingFields, Texts, checked_alternatives, checked_max_tokens, checked_stop,
+    checked_stop_tokens, made_seed,
+};
 use super::request_id::RequestId;
+use super::sse::Moment;
 use super::{Api, json, sse};
-use crate::engine::{Sampling, TokenId};
+use crate::engine::TokenId;
 use crate::failpoint;
-use crate::generate::{self, Delta, EndReason, Generation, Input};
+use crate::generate::{
+    self, Delta, EndReason, Generation, Generations, Input, MOST_GENERATIONS, MaxTokens, Prompt, Refused,
+};
 
-/// Largest seed that is made: JSON numbers above it lose digits in some clients.
-const LARGEST_MADE_SEED: u64 = (1 << 53) - 1;
-/// Stop strings of a request.
-const MOST_STOP_STRINGS: usize = 16;
-/// Length of one stop string.
-const LONGEST_STOP_BYTES: usize = 1024;
+/// Tokens that are generated when the request does not say, if the context has room for them.
+const DEFAULT_MAX_TOKENS: usize = 50;
 
 /// The request as it comes; `None` and `null` mean the default.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NativeRequest {
-    text: String,
+    text: Texts,
     model: Option<String>,
     max_tokens: Option<u64>,
     temperature: Option<f64>,
@@ -52,7 +53,7 @@ struct NativeRequest {
     frequency_penalty: Option<f64>,
     logit_bias: Option<LogitBias>,
     seed: Option<u64>,
-    stop: Option<StopStrings>,
+    stop: Option<Texts>,
     stop_token_ids: Option<Vec<u64>>,
     logprobs: Option<u32>,
     ignore_eos: Option<bool>,
@@ -60,13 +61,6 @@ struct NativeRequest {
     return_token_ids: Option<bool>,
     skip_special_tokens: Option<bool>,
     stream: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "a text or a list of texts")]
-enum StopStrings {
-    One(String),
-    Many(Vec<String>),
 }
 
 /// The answer.
@@ -79,9 +73,18 @@ struct NativeResponse {
     metadata: Metadata,
 }
 
-/// An event of a stream.
+/// The answers to a list.
 #[derive(Debug, Serialize)]
+struct NativeResponses {
+    results: Vec<NativeResponse>,
+}
+
+/// An event of a stream.
+#[derive(Debug, Default, Serialize)]
 struct NativeEvent {
+    /// Which of a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<String>,
     /// Those of the tokens since the last event.
@@ -111,9 +114,16 @@ const MIX_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 /// What the answer needs to know of the request.
 struct Answer {
     started: Instant,
-    seed: u64,
     return_token_ids: bool,
     logprobs: bool,
+    /// Whether the request has a list of texts.
+    is_list: bool,
+    texts: Vec<TextOf>,
+}
+
+/// What the answer to one text needs to know.
+struct TextOf {
+    seed: u64,
     /// The prompt, when it begins the text.
     prefix: String,
 }
@@ -146,13 +156,16 @@ async fn answer(
         model = api.registry.pin(request.model.as_deref(), api.limits.request_timeout).await?;
     }
     let stream = request.stream.unwrap_or(false);
-    let (mut input, answer) = parse(request, model.engine.geometry().vocabulary_size, started)?;
-    input.timeout = Some(model.live().request_timeout.saturating_sub(started.elapsed()));
-    let generation = generate::start(model, input).await?;
+    let (mut inputs, answer) = parse(request, model.engine.geometry().vocabulary_size, started)?;
+    let timeout = model.live().request_timeout.saturating_sub(started.elapsed());
+    for input in &mut inputs {
+        input.timeout = Some(timeout);
+    }
+    let generations = generate::start(model, inputs).await.map_err(|refused| answer.refused(refused))?;
     let mut response = if stream {
-        answer.stream(generation, request_id.clone())
+        answer.stream(generations, request_id.clone())
     } else {
-        Json(answer.whole(generation).await?).into_response()
+        answer.whole(generations).await?
     };
     response.headers_mut().insert("x-model-revision", revision);
     Ok(response)
@@ -163,7 +176,7 @@ fn parse(
     request: NativeRequest,
     vocabulary_size: usize,
     started: Instant,
-) -> Result<(Input, Answer), ApiError> {
+) -> Result<(Vec<Input>, Answer), ApiError> {
     let NativeRequest {
         text,
         model: _,
@@ -186,97 +199,66 @@ fn parse(
         skip_special_tokens,
         stream,
     } = request;
-    if text.is_empty() {
-        return Err(ApiError::invalid_value("text", "text must not be empty"));
-    }
-    let seed = seed.unwrap_or_else(|| rand::random_range(0..=LARGEST_MADE_SEED));
-    let sampling = Sampling {
-        temperature: in_range("temperature", temperature, 1.0, 0.0..=2.0)?,
-        top_k: top_k.unwrap_or(0),
-        top_p: in_range("top_p", top_p, 1.0, 0.0..=1.0)?,
-        min_p: in_range("min_p", min_p, 0.0, 0.0..=1.0)?,
-        repetition_penalty: in_range("repetition_penalty", repetition_penalty, 1.0, 0.01..=100.0)?,
-        presence_penalty: in_range("presence_penalty", presence_penalty, 0.0, -2.0..=2.0)?,
-        frequency_penalty: in_range("frequency_penalty", frequency_penalty, 0.0, -2.0..=2.0)?,
-        logit_bias: checked_logit_bias(logit_bias, vocabulary_size)?,
-        seed,
+    let is_list = matches!(text, Texts::Many(_));
+    let texts = checked_texts(text)?;
+    let sampling = SamplingFields {
+        temperature,
+        top_p,
+        top_k,
+        min_p,
+        repetition_penalty,
+        presence_penalty,
+        frequency_penalty,
+        logit_bias,
     };
-    // A stream's pieces continue the prompt unless it is asked for; a whole answer begins with it.
-    let full_text = return_full_text.unwrap_or(!stream.unwrap_or(false));
-    let logprobs = checked_logprobs(logprobs)?;
-    let answer = Answer {
-        started,
-        seed,
-        return_token_ids: return_token_ids.unwrap_or(false),
-        logprobs: logprobs.is_some(),
-        prefix: if full_text { text.clone() } else { String::new() },
-    };
-    let input = Input {
-        prompt: text,
-        sampling,
-        max_tokens: max_tokens.map(checked_max_tokens).transpose()?,
+    let max_tokens = max_tokens.map(|value| checked_max_tokens("max_tokens", value)).transpose()?;
+    let common = Input {
+        prompt: Prompt::Tokens(Vec::new()),
+        choices: 1,
+        sampling: sampling.checked(seed.unwrap_or_default(), vocabulary_size)?,
+        max_tokens: max_tokens.map_or(MaxTokens::UpTo(DEFAULT_MAX_TOKENS), MaxTokens::Exactly),
         timeout: None,
         stop: checked_stop(stop)?,
         stop_tokens: checked_stop_tokens(stop_token_ids, vocabulary_size)?,
-        logprobs,
+        logprobs: checked_alternatives("logprobs", logprobs)?,
         ignore_eos: ignore_eos.unwrap_or(false),
         skip_special_tokens: skip_special_tokens.unwrap_or(true),
     };
-    Ok((input, answer))
-}
-
-/// Compared before it is narrowed: `1e39` would become infinite as f32 and `1e-60` zero.
-fn in_range(
-    field: &str,
-    value: Option<f64>,
-    default: f64,
-    range: std::ops::RangeInclusive<f64>,
-) -> Result<f32, ApiError> {
-    let value = value.unwrap_or(default);
-    if !range.contains(&value) {
-        let message = format!("{field} must be from {} to {}, got {value}", range.start(), range.end());
-        return Err(ApiError::invalid_value(field, message));
-    }
-    let narrow = value as f32;
-    if value != 0.0 && narrow == 0.0 {
-        return Err(ApiError::invalid_value(field, format!("{field} {value} is too small; use 0 for none")));
-    }
-    Ok(narrow)
-}
-
-fn checked_max_tokens(value: u64) -> Result<usize, ApiError> {
-    // Above u32 no context is that long; the sum with the prompt must not overflow.
-    match u32::try_from(value) {
-        Ok(tokens) if tokens > 0 => Ok(tokens as usize),
-        Ok(_zero) => Err(ApiError::invalid_value("max_tokens", "max_tokens must be at least 1")),
-        Err(_large) => Err(ApiError::invalid_value(
-            "max_tokens",
-            format!("max_tokens {value} is longer than any context"),
-        )),
-    }
-}
-
-fn checked_stop(stop: Option<StopStrings>) -> Result<Vec<String>, ApiError> {
-    let strings = match stop {
-        None => Vec::new(),
-        Some(StopStrings::One(one)) => vec![one],
-        Some(StopStrings::Many(many)) => many,
+    // A stream's pieces continue the prompt unless it is asked for; a whole answer begins with it.
+    let full_text = return_full_text.unwrap_or(!stream.unwrap_or(false));
+    let mut answer = Answer {
+        started,
+        return_token_ids: return_token_ids.unwrap_or(false),
+        logprobs: common.logprobs.is_some(),
+        is_list,
+        texts: Vec::with_capacity(texts.len()),
     };
-    if strings.len() > MOST_STOP_STRINGS {
-        return Err(ApiError::invalid_value("stop", format!("stop takes at most {MOST_STOP_STRINGS} texts")));
+    let mut inputs = Vec::with_capacity(texts.len());
+    for text in texts {
+        let seed = seed.unwrap_or_else(made_seed);
+        answer.texts.push(TextOf { seed, prefix: if full_text { text.clone() } else { String::new() } });
+        let mut input = Input { prompt: Prompt::Text(text), ..common.clone() };
+        input.sampling.seed = seed;
+        inputs.push(input);
     }
-    match strings.iter().position(|text| text.is_empty() || text.len() > LONGEST_STOP_BYTES) {
-        Some(index) => Err(ApiError::invalid_value(
-            "stop",
-            format!("stop text {index} must have 1 to {LONGEST_STOP_BYTES} bytes"),
-        )),
-        None => Ok(strings),
-    }
+    Ok((inputs, answer))
 }
 
-/// Not by way of a JSON value, which would write numbers of 32 bits with the digits of 64.
-fn rendered(event: &impl Serialize) -> String {
-    serde_json::to_string(event).expect("an event has string keys only")
+fn checked_texts(text: Texts) -> Result<Vec<String>, ApiError> {
+    let empty = |field: &str| ApiError::invalid_value(field, format!("{field} must not be empty"));
+    match text {
+        Texts::One(text) if text.is_empty() => Err(empty("text")),
+        Texts::One(text) => Ok(vec![text]),
+        Texts::Many(texts) if texts.is_empty() => Err(empty("text")),
+        Texts::Many(texts) if texts.len() > MOST_GENERATIONS => Err(ApiError::invalid_value(
+            "text",
+            format!("text takes at most {MOST_GENERATIONS} texts, got {}", texts.len()),
+        )),
+        Texts::Many(texts) => match texts.iter().position(String::is_empty) {
+            Some(index) => Err(empty(&format!("text[{index}]"))),
+            None => Ok(texts),
+        },
+    }
 }
 
 fn taken_logprobs(generation: &mut Generation) -> Vec<LogprobsOfToken> {
@@ -284,50 +266,73 @@ fn taken_logprobs(generation: &mut Generation) -> Vec<LogprobsOfToken> {
 }
 
 impl Answer {
-    async fn whole(self, mut generation: Generation) -> Result<NativeResponse, ApiError> {
-        let mut generated_text = self.prefix.clone();
-        loop {
-            match generation.next().await {
-                Some(Ok(Delta::Text(text))) => generated_text.push_str(&text),
-                Some(Ok(Delta::End(reason))) => {
-                    return Ok(NativeResponse {
-                        generated_text,
-                        logprobs: self.logprobs.then(|| taken_logprobs(&mut generation)),
-                        metadata: self.metadata(&generation, reason),
-                    });
-                }
-                Some(Err(error)) => return Err(error.into()),
-                None => return Err(crate::engine::EngineError::Stopped.into()),
-            }
-        }
-    }
-
-    fn stream(mut self, generation: Generation, request_id: RequestId) -> Response {
-        let prefix = std::mem::take(&mut self.prefix);
-        sse::respond(generation, prefix, move |generation, delta| match delta {
-            Ok(Delta::Text(text)) => rendered(&NativeEvent {
-                text: Some(text),
-                logprobs: taken_logprobs(generation),
-                metadata: None,
-            }),
-            Ok(Delta::End(reason)) => rendered(&NativeEvent {
-                text: None,
-                logprobs: taken_logprobs(generation),
-                metadata: Some(self.metadata(generation, reason)),
-            }),
-            Err(error) => rendered(&ApiError::from(error).body(&request_id)),
+    /// The error of a request that did not begin.
+    fn refused(&self, refused: Refused) -> ApiError {
+        ApiError::refused(refused, |index| match index {
+            Some(index) if self.is_list => format!("text[{index}]"),
+            _ => "text".to_owned(),
         })
     }
 
-    fn metadata(&self, generation: &Generation, reason: EndReason) -> Metadata {
+    async fn whole(self, mut generations: Generations) -> Result<Response, ApiError> {
+        let whole = generations.whole().await?;
+        let mut results = Vec::with_capacity(whole.len());
+        for (index, (one, text)) in whole.into_iter().zip(&self.texts).enumerate() {
+            let generation = generations.get_mut(index);
+            results.push(NativeResponse {
+                generated_text: format!("{}{}", text.prefix, one.text),
+                logprobs: self.logprobs.then(|| taken_logprobs(generation)),
+                metadata: self.metadata(generation, text.seed, (one.reason, one.ended)),
+            });
+        }
+        Ok(if self.is_list {
+            Json(NativeResponses { results }).into_response()
+        } else {
+            Json(results.remove(0)).into_response()
+        })
+    }
+
+    fn stream(mut self, generations: Generations, request_id: RequestId) -> Response {
+        let is_list = self.is_list;
+        let event = move |index| NativeEvent { index: is_list.then_some(index), ..NativeEvent::default() };
+        sse::respond(generations, move |generations, moment| match moment {
+            Moment::Begin => {
+                let prefixes = self.texts.iter_mut().map(|text| std::mem::take(&mut text.prefix));
+                let told = prefixes.enumerate().filter(|(_, prefix)| !prefix.is_empty());
+                told.map(|(index, prefix)| sse::data(&NativeEvent { text: Some(prefix), ..event(index) }))
+                    .collect()
+            }
+            Moment::Piece(index, delta) => {
+                let generation = generations.get_mut(index);
+                let logprobs = taken_logprobs(generation);
+                let (text, metadata) = match delta {
+                    Delta::Text(text) => (Some(text), None),
+                    Delta::End(reason) => {
+                        let ended = (reason, Instant::now());
+                        (None, Some(self.metadata(generation, self.texts[index].seed, ended)))
+                    }
+                };
+                vec![sse::data(&NativeEvent { text, logprobs, metadata, ..event(index) })]
+            }
+            Moment::Failed(error) => vec![sse::data(&ApiError::from(error).body(&request_id))],
+            Moment::End => Vec::new(),
+        })
+    }
+
+    fn metadata(
+        &self,
+        generation: &Generation,
+        seed: u64,
+        (reason, ended): (EndReason, Instant),
+    ) -> Metadata {
         let ids = |tokens: &[TokenId]| self.return_token_ids.then(|| tokens.to_vec());
         Metadata {
             tokens_generated: generation.token_ids().len(),
-            processing_time_ms: (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3,
+            processing_time_ms: ((ended - self.started).as_secs_f64() * 1e6).round() / 1e3,
             finish_reason: reason.label(),
             prompt_tokens: generation.prompt_tokens().len(),
             model: generation.model().name.to_string(),
-            seed: self.seed,
+            seed,
             token_ids: ids(generation.token_ids()),
             prompt_token_ids: ids(generation.prompt_tokens()),
         }

@@ -1,39 +1,70 @@
-//! A generation as server-sent events. The client's disconnect drops the stream, which cancels the generation.
+//! Generations as server-sent events. The client's disconnect drops the stream, which cancels all of them.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use serde::Serialize;
 
-use crate::generate::{Delta, GenerateError, Generation};
+use crate::generate::{Delta, GenerateError, Generations};
 
 /// A comment is sent when nothing else was for so long, so that a dead connection is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-enum Step {
-    Prefix(String),
-    Running,
+/// What there is to tell.
+pub(super) enum Moment {
+    /// The generations have begun.
+    Begin,
+    /// A piece of the generation with this number.
+    Piece(usize, Delta),
+    /// A failure ended all of them; nothing comes after it.
+    Failed(GenerateError),
+    /// All of them have ended well; nothing comes after it.
+    End,
 }
 
-/// Answers with one event for the prefix, if any, and one for each piece of the generation; `render` gives their data, JSON on
-/// one line.
-pub(super) fn respond<F>(generation: Generation, prefix: String, render: F) -> Response
+enum Stage {
+    Beginning,
+    Running,
+    Over,
+}
+
+/// Answers with the events that `render` makes of each moment, none or several: their data, each on one line.
+pub(super) fn respond<F>(generations: Generations, render: F) -> Response
 where
-    F: Fn(&mut Generation, Result<Delta, GenerateError>) -> String + Send + 'static,
+    F: FnMut(&mut Generations, Moment) -> Vec<String> + Send + 'static,
 {
-    let first = if prefix.is_empty() { Step::Running } else { Step::Prefix(prefix) };
-    let events = stream::unfold((generation, first, render), |(mut generation, step, render)| async move {
-        let delta = match step {
-            Step::Prefix(text) => Ok(Delta::Text(text)),
-            Step::Running => generation.next().await?,
-        };
-        let event = Event::default().data(render(&mut generation, delta));
-        Some((Ok::<_, Infallible>(event), (generation, Step::Running, render)))
+    let state = (generations, render, Stage::Beginning, VecDeque::new());
+    let events = stream::unfold(state, |(mut generations, mut render, mut stage, mut ready)| async move {
+        loop {
+            if let Some(data) = ready.pop_front() {
+                let event = Event::default().data::<String>(data);
+                return Some((Ok::<_, Infallible>(event), (generations, render, stage, ready)));
+            }
+            let (moment, next) = match stage {
+                Stage::Beginning => (Moment::Begin, Stage::Running),
+                Stage::Running => match generations.next().await {
+                    Some((index, Ok(delta))) => (Moment::Piece(index, delta), Stage::Running),
+                    Some((_, Err(error))) => (Moment::Failed(error), Stage::Over),
+                    None => (Moment::End, Stage::Over),
+                },
+                Stage::Over => return None,
+            };
+            ready.extend(render(&mut generations, moment));
+            stage = next;
+        }
     });
     let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
     // Proxies that buffer would turn the stream into one late piece.
-    response.headers_mut().insert("x-accel-buffering", axum::http::HeaderValue::from_static("no"));
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
+}
+
+/// The data of an event. Not by way of a JSON value, which would write numbers of 32 bits with the digits of 64.
+pub(super) fn data(event: &impl Serialize) -> String {
+    serde_json::to_string(event).expect("an event has string keys only")
 }

@@ -22,6 +22,7 @@ mod layouts;
 mod layouts_stored;
 mod metrics;
 mod native;
+mod native_lists;
 mod private_servers;
 mod probes;
 mod seeds;

@@ -1,14 +1,12 @@
-//! The options that are about single tokens: `logit_bias`, `stop_token_ids`, `logprobs`.
+//! The parameters that are about single tokens: biases, stop tokens, alternatives.
 
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::in_range;
 use crate::engine::TokenId;
-use crate::generate::{LikelyToken, PickedToken};
 use crate::http::error::ApiError;
 
 /// Tokens with a bias: each costs a little in every step.
@@ -20,7 +18,7 @@ const MOST_ALTERNATIVES: u32 = 20;
 
 /// `{"504": -100, …}` as it comes: a map would drop an entry that is there twice.
 #[derive(Debug)]
-pub(super) struct LogitBias(Vec<(String, f64)>);
+pub(in crate::http) struct LogitBias(Vec<(String, f64)>);
 
 impl<'de> Deserialize<'de> for LogitBias {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -47,7 +45,7 @@ impl<'de> Visitor<'de> for Entries {
 }
 
 /// The biases, from −100 to 100, of different tokens of the vocabulary.
-pub(super) fn checked_logit_bias(
+pub(in crate::http) fn checked_logit_bias(
     bias: Option<LogitBias>,
     vocabulary_size: usize,
 ) -> Result<Vec<(TokenId, f32)>, ApiError> {
@@ -74,7 +72,7 @@ pub(super) fn checked_logit_bias(
 }
 
 /// Stop tokens, all in the vocabulary.
-pub(super) fn checked_stop_tokens(
+pub(in crate::http) fn checked_stop_tokens(
     ids: Option<Vec<u64>>,
     vocabulary_size: usize,
 ) -> Result<Vec<TokenId>, ApiError> {
@@ -86,52 +84,31 @@ pub(super) fn checked_stop_tokens(
     ids.into_iter().map(|id| checked_token("stop_token_ids", id, vocabulary_size)).collect()
 }
 
-/// How many alternatives to tell, if log-probabilities are wanted.
-pub(super) fn checked_logprobs(alternatives: Option<u32>) -> Result<Option<usize>, ApiError> {
+/// How many alternatives to tell, if that is said.
+pub(in crate::http) fn checked_alternatives(
+    field: &str,
+    alternatives: Option<u32>,
+) -> Result<Option<usize>, ApiError> {
     match alternatives {
         Some(number) if number > MOST_ALTERNATIVES => Err(ApiError::invalid_value(
-            "logprobs",
-            format!("logprobs must be from 0 to {MOST_ALTERNATIVES}, got {number}"),
+            field,
+            format!("{field} must be from 0 to {MOST_ALTERNATIVES}, got {number}"),
         )),
         number => Ok(number.map(|number| number as usize)),
     }
 }
 
-fn checked_token(field: &str, id: u64, vocabulary_size: usize) -> Result<TokenId, ApiError> {
+/// A token of the vocabulary.
+pub(in crate::http) fn checked_token(
+    field: &str,
+    id: u64,
+    vocabulary_size: usize,
+) -> Result<TokenId, ApiError> {
     match TokenId::try_from(id) {
         Ok(token) if (token as usize) < vocabulary_size => Ok(token),
         _outside => Err(ApiError::invalid_value(
             field,
             format!("{field}: token id {id} is outside the vocabulary of {vocabulary_size} tokens"),
         )),
-    }
-}
-
-/// `{"id", "text", "logprob", "top_tokens": [{"id", "text", "logprob"}]}`
-#[derive(Debug, Serialize)]
-pub(super) struct LogprobsOfToken {
-    #[serde(flatten)]
-    token: TokenEntry,
-    top_tokens: Vec<TokenEntry>,
-}
-
-#[derive(Debug, Serialize)]
-struct TokenEntry {
-    id: TokenId,
-    text: String,
-    logprob: f32,
-}
-
-impl From<PickedToken> for LogprobsOfToken {
-    fn from(picked: PickedToken) -> Self {
-        let PickedToken { token, top } = picked;
-        Self { token: token.into(), top_tokens: top.into_iter().map(TokenEntry::from).collect() }
-    }
-}
-
-impl From<LikelyToken> for TokenEntry {
-    fn from(token: LikelyToken) -> Self {
-        let LikelyToken { id, text, logprob } = token;
-        Self { id, text, logprob }
     }
 }

@@ -1,0 +1,42 @@
+//! What a request wants continued, and its way to tokens.
+
+use std::sync::Arc;
+
+use super::{GenerateError, Refused};
+use crate::engine::TokenId;
+use crate::model::LoadedModel;
+use crate::text::chat::Messages;
+
+/// What is to be continued.
+#[derive(Debug, Clone)]
+pub enum Prompt {
+    /// A text, tokenised with the special tokens that the model's tokenizer adds.
+    Text(String),
+    /// Tokens, taken as they are.
+    Tokens(Vec<TokenId>),
+    /// Messages, for the model's chat template.
+    Chat(Messages),
+}
+
+/// The tokens of each prompt. Off the async threads: a long prompt takes milliseconds to seconds.
+pub(super) async fn encode(model: &LoadedModel, prompts: Vec<Prompt>) -> Result<Vec<Vec<TokenId>>, Refused> {
+    let (tokenizer, chat) = (Arc::clone(&model.tokenizer), model.chat.clone());
+    let tokens = move |prompt| match prompt {
+        Prompt::Text(text) => Ok(tokenizer.encode(&text, true)?),
+        Prompt::Tokens(tokens) => Ok(tokens),
+        Prompt::Chat(messages) => {
+            let text = chat.clone()?.prompt(&messages)?;
+            Ok(tokenizer.encode(&text, false)?)
+        }
+    };
+    let encoded = move || {
+        let all = prompts.into_iter().enumerate();
+        all.map(|(index, prompt)| match tokens(prompt) {
+            Ok(tokens) if tokens.is_empty() => Err(Refused::at(index, GenerateError::NoTokens)),
+            Ok(tokens) => Ok(tokens),
+            Err(error) => Err(Refused::at(index, error)),
+        })
+        .collect()
+    };
+    tokio::task::spawn_blocking(encoded).await.map_err(|_panicked| GenerateError::Interrupted)?
+}
