@@ -5,6 +5,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::openai;
 use super::request_id::RequestId;
 use crate::engine::EngineError;
 use crate::generate::{GenerateError, Refused};
@@ -23,6 +24,22 @@ pub(super) struct ApiError {
     pub(super) field: Option<String>,
     /// Seconds after which trying again makes sense.
     retry_after_seconds: Option<u32>,
+}
+
+/// The API whose words an answer uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    /// The gateway's own.
+    Native,
+    /// That of OpenAI.
+    OpenAi,
+}
+
+impl Dialect {
+    /// The dialect of a path, also where there is nothing at it.
+    pub(super) fn of_path(path: &str) -> Self {
+        if path == "/v1" || path.starts_with("/v1/") { Self::OpenAi } else { Self::Native }
+    }
 }
 
 /// `{"error": {"code", "message", "field", "request_id"}}`
@@ -78,9 +95,20 @@ impl ApiError {
         }
     }
 
-    /// The whole answer.
+    /// The whole answer, in the native API.
     pub(super) fn respond(self, request_id: &RequestId) -> Response {
-        let mut response = (self.status, Json(self.body(request_id))).into_response();
+        self.respond_in(Dialect::Native, request_id)
+    }
+
+    /// The whole answer.
+    pub(super) fn respond_in(self, dialect: Dialect, request_id: &RequestId) -> Response {
+        let mut response = match dialect {
+            Dialect::Native => (self.status, Json(self.body(request_id))).into_response(),
+            Dialect::OpenAi => {
+                let (status, body) = openai::body(&self);
+                (status, Json(body)).into_response()
+            }
+        };
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

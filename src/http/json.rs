@@ -44,7 +44,8 @@ fn explain(error: &serde_json::Error, path: &str) -> ApiError {
     match error.classify() {
         Category::Data => match named_field(&message) {
             Some((code, field)) => {
-                ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, code, message.as_str()).at(field)
+                let field = inside(path, field);
+                ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, code, message.as_str()).at(&field)
             }
             None => {
                 at(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", message.as_str()), path)
@@ -58,6 +59,17 @@ fn explain(error: &serde_json::Error, path: &str) -> ApiError {
             ),
             path,
         ),
+    }
+}
+
+/// The whole name of a field of the object at `path`, which may be that of the field already.
+fn inside(path: &str, field: &str) -> String {
+    let object = path.strip_suffix('?').unwrap_or(path).trim_end_matches('.');
+    let is_own = object.strip_suffix(field).is_some_and(|before| before.is_empty() || before.ends_with('.'));
+    match object {
+        "" => field.to_owned(),
+        own if is_own => own.to_owned(),
+        object => format!("{object}.{field}"),
     }
 }
 
@@ -87,6 +99,14 @@ mod tests {
         text: String,
         temperature: Option<f64>,
         max_tokens: Option<u64>,
+        inner: Option<Vec<Inner>>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only its errors are looked at")]
+    struct Inner {
+        text: String,
     }
 
     #[test]
@@ -104,6 +124,15 @@ mod tests {
             (r#"{"text":"a","frobnicate":1}"#, 422, "unknown_field", Some("frobnicate")),
             (r#"{"text":"a","text":"b"}"#, 422, "duplicate_field", Some("text")),
             ("{}", 422, "missing_field", Some("text")),
+            (r#"{"text":"a","inner":[{}]}"#, 422, "missing_field", Some("inner[0].text")),
+            (r#"{"text":"a","inner":[{"text":"a","x":1}]}"#, 422, "unknown_field", Some("inner[0].x")),
+            (
+                r#"{"text":"a","inner":[{"text":"a","text":"b"}]}"#,
+                422,
+                "duplicate_field",
+                Some("inner[0].text"),
+            ),
+            (r#"{"text":"a","inner":[{"text":1}]}"#, 422, "invalid_value", Some("inner[0].text")),
             ("[]", 422, "invalid_value", None),
         ];
         for (body, status, code, field) in cases {

@@ -8,6 +8,7 @@ mod json;
 mod leaving;
 mod native;
 mod observe;
+mod openai;
 mod ops;
 mod parameters;
 mod request_id;
@@ -33,7 +34,7 @@ pub use controller::{ControllerOps, controller_router};
 use crate::metrics::Metrics;
 use crate::model::Registry;
 use crate::shutdown::Phase;
-use error::ApiError;
+use error::{ApiError, Dialect};
 use request_id::RequestId;
 
 /// What handlers work with.
@@ -63,7 +64,7 @@ pub struct HttpLimits {
 
 /// Everything a client needs.
 pub fn api_router(api: &Arc<Api>) -> Router {
-    let routes = Router::new().route("/api/v1/inference", post(native::inference));
+    let routes = Router::new().route("/api/v1/inference", post(native::inference)).merge(openai::routes());
     let routes = if api.limits.metrics_on_api { routes.route("/metrics", get(ops::metrics)) } else { routes };
     let routes = probes(routes)
         .fallback(unknown_route)
@@ -87,14 +88,21 @@ fn probes(router: Router<Arc<Api>>) -> Router<Arc<Api>> {
         .route("/readyz", get(ops::readyz))
 }
 
-async fn unknown_route(Extension(request_id): Extension<RequestId>) -> Response {
-    let message = "there is nothing at this path; the API is at POST /api/v1/inference";
-    ApiError::new(StatusCode::NOT_FOUND, "not_found", message).respond(&request_id)
+async fn unknown_route(Extension(request_id): Extension<RequestId>, request: Request) -> Response {
+    let dialect = Dialect::of_path(request.uri().path());
+    let message = match dialect {
+        Dialect::Native => "there is nothing at this path; the API is at POST /api/v1/inference",
+        Dialect::OpenAi => {
+            "there is nothing at this path; there are POST /v1/chat/completions, POST /v1/completions and GET /v1/models"
+        }
+    };
+    ApiError::new(StatusCode::NOT_FOUND, "not_found", message).respond_in(dialect, &request_id)
 }
 
 async fn wrong_method(Extension(request_id): Extension<RequestId>, request: Request) -> Response {
     let message = format!("{} is not allowed here", request.method());
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message).respond(&request_id)
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
+        .respond_in(Dialect::of_path(request.uri().path()), &request_id)
 }
 
 /// A panic costs the one request that caused it.

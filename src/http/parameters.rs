@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use serde::Deserialize;
 
 pub(super) use tokens::{
-    LogitBias, checked_alternatives, checked_logit_bias, checked_stop_tokens,
+    LogitBias, checked_alternatives, checked_logit_bias, checked_stop_tokens, checked_token,
 };
 
 use super::error::ApiError;

@@ -23,6 +23,7 @@ mod layouts_stored;
 mod metrics;
 mod native;
 mod native_lists;
+mod openai;
 mod private_servers;
 mod probes;
 mod seeds;

@@ -1,0 +1,57 @@
+//! Errors as this dialect tells them: `{"error": {"message", "type", "param", "code"}}`, all four always.
+
+use axum::http::StatusCode;
+use serde::Serialize;
+
+use crate::http::error::ApiError;
+
+/// The body of an error, also the last event of a stream that failed.
+#[derive(Debug, Serialize)]
+pub(in crate::http) struct ErrorBody {
+    error: ErrorFields,
+}
+
+#[derive(Debug, Serialize)]
+struct ErrorFields {
+    message: String,
+    r#type: &'static str,
+    param: Option<String>,
+    code: &'static str,
+}
+
+/// Status and body of an error.
+pub(in crate::http) fn body(error: &ApiError) -> (StatusCode, ErrorBody) {
+    let fields = ErrorFields {
+        message: error.message.clone(),
+        r#type: kind(error.status),
+        param: error.field.clone(),
+        code: code(error.code),
+    };
+    (status(error.status), ErrorBody { error: fields })
+}
+
+/// The dialect knows no 422.
+fn status(status: StatusCode) -> StatusCode {
+    if status == StatusCode::UNPROCESSABLE_ENTITY { StatusCode::BAD_REQUEST } else { status }
+}
+
+fn kind(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::UNAUTHORIZED => "authentication_error",
+        StatusCode::FORBIDDEN => "permission_error",
+        StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+        status if status.is_server_error() => "server_error",
+        _ => "invalid_request_error",
+    }
+}
+
+/// The dialect's own words where it has one; the gateway's elsewhere.
+fn code(code: &'static str) -> &'static str {
+    match code {
+        "unknown_field" => "unknown_parameter",
+        "missing_field" => "missing_required_parameter",
+        "duplicate_field" => "duplicate_parameter",
+        "overloaded" => "rate_limit_exceeded",
+        own => own,
+    }
+}

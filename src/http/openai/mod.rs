@@ -1,0 +1,128 @@
+//! The OpenAI dialect: `/v1/completions`, `/v1/chat/completions`, `/v1/models`.
+//!
+//! A translation of names and shapes onto the one request flow, and nothing else:
+//!
+//! ```text
+//! completions.rs ─┐ fields of their own   options.rs: fields of both ─▶ Input ─▶ generate::start ─▶ Generations
+//! chat.rs ────────┘                       answer.rs: Generations ─▶ one body, or chunks and [DONE]
+//! ```
+//!
+//! A field that is not supported is refused by its name (`refusals.rs`); errors have the dialect's body (`errors.rs`).
+//!
+//! From: OpenAI's description of its API; extensions as vLLM calls them.
+
+mod answer;
+mod chat;
+mod completions;
+mod errors;
+mod logprobs;
+mod models;
+mod options;
+mod refusals;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{Extension, Request, State};
+use axum::http::HeaderValue;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::de::DeserializeOwned;
+
+pub(super) use errors::body;
+
+use self::answer::{Answer, Shape};
+use super::error::{ApiError, Dialect};
+use super::request_id::RequestId;
+use super::{Api, json};
+use crate::generate::{self, Input};
+
+/// A request body, parsed and not yet checked.
+trait Body: DeserializeOwned {
+    /// The answer's shape.
+    type Shape: Shape;
+
+    /// The model that is asked for.
+    fn model(&self) -> Option<&str>;
+
+    /// Checks every value; nothing is clamped. Tokens that are named are below `vocabulary_size`.
+    fn checked(self, vocabulary_size: usize) -> Result<Checked<Self::Shape>, ApiError>;
+}
+
+/// What [`Body::checked`] makes of a request.
+struct Checked<S> {
+    inputs: Vec<Input>,
+    shape: S,
+    /// Whether the answer is a stream, and whether that ends with the usage.
+    stream: Option<options::Stream>,
+    names: Names,
+}
+
+/// What a request calls what errors may be about.
+struct Names {
+    prompt: &'static str,
+    max_tokens: &'static str,
+    /// Whether there may be several prompts.
+    is_list: bool,
+    choices: usize,
+}
+
+/// The routes of the dialect.
+pub(super) fn routes() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/v1/completions", post(generate::<completions::CompletionRequest>))
+        .route("/v1/chat/completions", post(generate::<chat::ChatRequest>))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
+}
+
+async fn generate<B: Body>(
+    State(api): State<Arc<Api>>,
+    Extension(request_id): Extension<RequestId>,
+    request: Request,
+) -> Response {
+    let started = Instant::now();
+    match answer::<B>(&api, &request_id, request, started).await {
+        Ok(response) => response,
+        Err(error) => error.respond_in(Dialect::OpenAi, &request_id),
+    }
+}
+
+async fn answer<B: Body>(
+    api: &Api,
+    request_id: &RequestId,
+    request: Request,
+    started: Instant,
+) -> Result<Response, ApiError> {
+    let body: B = json::read(request.into_body(), api.limits.body_bytes).await?;
+    let model = api.registry.pin(body.model(), api.limits.request_timeout).await?;
+    let revision = HeaderValue::from_str(&model.revision).expect("a revision is hexadecimal");
+    let Checked { mut inputs, shape, stream, names } =
+        body.checked(model.engine.geometry().vocabulary_size)?;
+    let timeout = model.live().request_timeout.saturating_sub(started.elapsed());
+    for input in &mut inputs {
+        input.timeout = Some(timeout);
+    }
+    let generations = generate::start(model, inputs).await.map_err(|refused| names.refused(refused))?;
+    let answer = Answer::new(shape, names.choices, request_id, &generations);
+    let mut response = match stream {
+        Some(stream) => answer.stream(generations, stream, request_id.clone()),
+        None => answer.whole(generations).await?.into_response(),
+    };
+    response.headers_mut().insert("x-model-revision", revision);
+    Ok(response)
+}
+
+impl Names {
+    /// The error of a request that did not begin, with the field that is at fault under its name here.
+    fn refused(&self, refused: generate::Refused) -> ApiError {
+        let too_many = matches!(refused.error, generate::GenerateError::TooManyGenerations { .. });
+        let error = ApiError::refused(refused, |index| match index {
+            Some(index) if self.is_list => format!("{}[{index}]", self.prompt),
+            _ if too_many && self.choices > 1 => "n".to_owned(),
+            _ => self.prompt.to_owned(),
+        });
+        if error.field.as_deref() == Some("max_tokens") { error.at(self.max_tokens) } else { error }
+    }
+}
