@@ -201,7 +201,8 @@ def main() -> int:
     if "model" in wanted.targets:
         results += [_model_result(precision) for precision in dict.fromkeys(wanted.precision)]
     for_python = {"python-tests", "tools"} & set(wanted.targets)
-    requirements = ["requirements.txt", "requirements-tests.txt"] if for_python else []
+    tests = ["requirements.txt", "requirements-tests.txt", "requirements-clients.txt"]
+    requirements = tests if for_python else []
     try:
         with exclusive_lock(CHECKOUT / "prepared" / ".lock", "this checkout") as lock:
             cache = default_cache_folder()

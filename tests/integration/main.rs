@@ -11,6 +11,7 @@ mod architecture;
 mod batching;
 mod cancellation;
 mod cli;
+mod clients;
 mod company;
 mod exactness;
 mod fairness;

@@ -1,0 +1,44 @@
+"""The gateway that the clients talk to: `tests/integration/clients.rs` serves it and says where it is.
+
+By hand, with a gateway that serves a chat model as `chat` and one of `prepared/tiny` as `tiny`:
+
+    GATEWAY_URL=http://localhost:3000 prepared/venv/bin/python -m unittest discover --start-directory tests/clients
+"""
+
+import os
+import re
+import time
+import unittest
+import urllib.request
+
+URL = os.environ.get("GATEWAY_URL", "")
+CHAT_MODEL, TINY_MODEL = "chat", "tiny"
+PATIENCE_SECONDS = 60
+LONG_PROMPT = "The quick brown fox"
+CANCELLED = 'inference_gateway_generations_total{finish_reason="cancelled",model="tiny"}'
+RUNNING = 'inference_gateway_requests_running{model="tiny"}'
+WAITING = 'inference_gateway_requests_waiting{model="tiny"}'
+
+
+def setUpModule() -> None:
+    """Fail at once, rather than once for each test, when nobody says where the gateway is."""
+    if not URL:
+        raise RuntimeError(
+            "GATEWAY_URL is not set: run `cargo test --features failpoints --test integration clients::`"
+        )
+
+
+def sample(name_and_labels: str) -> float:
+    """The value of a metric; 0 when it is not there yet."""
+    with urllib.request.urlopen(f"{URL}/metrics") as answer:
+        text = answer.read().decode()
+    found = re.search(rf"^{re.escape(name_and_labels)} (\S+)", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def wait_for_sample(test: unittest.TestCase, name_and_labels: str, value: float) -> None:
+    """Wait until a metric has a value."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (found := sample(name_and_labels)) != value:
+        test.assertLess(time.monotonic(), deadline, f"{name_and_labels} is {found}, not {value}")
+        time.sleep(0.01)

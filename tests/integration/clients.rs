@@ -1,0 +1,27 @@
+//! The clients that people have, in Python, against a gateway of this process: `tests/clients/`.
+
+use std::process::Stdio;
+
+use crate::harness::{ModelsList, entry, prepared, project, tiny};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_in_python_are_answered() {
+    let chat = prepared("models/smollm2-135m-instruct-w8a8").display().to_string();
+    let small = "runtime: {contextLength: 512, maxBatchSize: 4}";
+    let list = ModelsList::new(&(entry("chat", &chat, small) + &entry("tiny", &tiny("llama"), "")));
+    let gateway = list.gateway(&[]).await;
+    gateway.wait_ready().await;
+    let output = tokio::process::Command::new(prepared("venv/bin/python"))
+        .args(["-m", "unittest", "discover", "--start-directory", "tests/clients"])
+        .current_dir(project())
+        .env("GATEWAY_URL", format!("http://{}", gateway.api))
+        .env("NO_PROXY", "127.0.0.1")
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    // A folder without tests would succeed as well.
+    assert!(told.contains("Ran ") && !told.contains("Ran 0 tests"), "{told}");
+}
