@@ -60,6 +60,8 @@ fn documents_name_settings_that_exist() {
         "docs/alerts.md",
         "docs/model-updates.md",
         "docs/models.md",
+        "docs/openai.md",
+        "docs/operations.md",
         "docs/kubernetes.md",
         "ARCHITECTURE.md",
     ] {
