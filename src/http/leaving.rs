@@ -5,8 +5,8 @@
 //! connection: the client makes its next one to somebody else, and those that are closed later have long been idle.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Version};
 use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Version};
 use axum::middleware::Next;
 use axum::response::Response;
 use tokio::sync::watch;
