@@ -5,9 +5,9 @@
 
     host      ── buildah: image ── tars ──┐
     namespaces of their own               ▼
-      node    etcd, kube-apiserver, controller-manager, scheduler, containerd + runc, kubelet, kube-proxy, CoreDNS
-      driver  this program, in the node's network: kubectl, helm, prometheus, the clients that load the gateway
+      node    etcd, kube-apiserver, controller-manager, scheduler, containerd, runc, kubelet, kube-proxy
+      driver  this program, in the node's network: kubectl, helm, the clients that load the gateway
 
-Nothing here is a stand-in but the list of packages: pods are containers, Services are rules of the kernel, probes are
-the kubelet's. The network has no way out, so every model comes from inside.
+Nothing in the cluster is a stand-in: pods are containers, Services are rules of the kernel, probes are the
+kubelet's. The network has no way out, so every model comes from inside.
 """

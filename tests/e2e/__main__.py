@@ -15,7 +15,7 @@ from e2e import fleet as fleets
 from e2e import machine, models, services
 from e2e.bed import Bed
 from e2e.cluster import Cluster
-from e2e.console import CheckFailed, Report, Unusable, say
+from e2e.console import CheckFailed, Report, Unusable, check, say
 from e2e.fleet import Fleet
 from e2e.images import build
 from e2e.node.node import Node
@@ -44,8 +44,12 @@ PARTS = {**RELEASES, **OF_THE_FLEET}
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="make e2e", description="The end-to-end test on a real node")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; all of them by default")
-    parser.add_argument("--image", type=Path, help="an archive of the gateway's image, in place of building it")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; all of them by default"
+    )
+    parser.add_argument(
+        "--image", type=Path, help="an archive of the gateway's image, in place of building it"
+    )
     parsed = parser.parse_args()
     if parsed.parts == ["list"]:
         for name, (text, _) in PARTS.items():
@@ -70,6 +74,8 @@ def run(arguments: argparse.Namespace, report: Report) -> None:
         with report.step("node: switched on, with network, mounts and processes of its own"):
             node.boot([*images, gateway])
             node.wait_ready()
+        with report.step("node: no link leads out of it, so nothing comes from outside"):
+            check(not node.ways_out(), f"links that lead elsewhere: {node.ways_out()}")
         cluster = Cluster(node)
         bed = Bed(cluster, report, files)
         with report.step("cluster: CoreDNS and a server of files"):
@@ -112,7 +118,12 @@ def keep_evidence(cluster: Cluster, part: str) -> None:
         "objects": ["get", "all", "--all-namespaces", "--output=wide"],
         "events": ["get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"],
         "pods": ["describe", "pods", "--all-namespaces"],
-        "models": ["get", "models.inference-gateway.io,modelreplicas.inference-gateway.io", "-A", "--output=yaml"],
+        "models": [
+            "get",
+            "models.inference-gateway.io,modelreplicas.inference-gateway.io",
+            "-A",
+            "--output=yaml",
+        ],
     }.items():
         (folder / name).write_text(cluster.node.kubectl(*command).stdout)
     shutil.copytree(machine.TARGET / "node" / "log", folder / "log", dirs_exist_ok=True, symlinks=True)

@@ -1,4 +1,4 @@
-"""What the parts of the test share: the cluster, the models and what each answers, and releases of the chart."""
+"""What the parts of the test share: the cluster, the models and what each answers, releases of the chart."""
 
 import json
 import re
@@ -65,7 +65,7 @@ class Bed:
 
     @contextmanager
     def nothing_stays(self, namespace: str, *kept: str) -> Iterator[None]:
-        """Around install and uninstall: afterwards the cluster has the objects of before, and `kept` (patterns)."""
+        """Around install and uninstall: afterwards there are the objects of before, and `kept` (patterns)."""
         before = self.cluster.everything()
         yield
 
@@ -84,7 +84,7 @@ class Bed:
 
 
 def learn_texts(bed: Bed) -> None:
-    """Ask each model in a pod that has nothing to do with the chart, from the folder of the host, and remember."""
+    """Ask each model, from the folder of the host, in a pod that has nothing to do with the chart."""
     namespace, cluster = "reference", bed.cluster
     cluster.namespace(namespace, "privileged")
     spec: Mapping = {"inPlace": True}
@@ -125,11 +125,16 @@ def learn_texts(bed: Bed) -> None:
             "spec": {"containers": [container], "volumes": volumes, "terminationGracePeriodSeconds": 1},
         },
     )
-    cluster.kubectl("wait", "--for=condition=Ready", "pod/reference", f"--namespace={namespace}", "--timeout=120s")
+    cluster.kubectl(
+        "wait", "--for=condition=Ready", "pod/reference", f"--namespace={namespace}", "--timeout=120s"
+    )
     address = cluster.get(namespace, "pod", "reference")["status"]["podIP"]
     for name in (FIRST, SECOND):
         for tokens in (TOKENS, LONG_TOKENS):
-            said = {traffic.ask_once(address, traffic.question(name, stream, tokens)).text for stream in (False, True)}
+            said = {
+                traffic.ask_once(address, traffic.question(name, stream, tokens)).text
+                for stream in (False, True)
+            }
             check(len(said) == 1, f"{name} answers differently in a stream: {said}")
             bed.texts[name, tokens] = said.pop()
     check(bed.text(FIRST) != bed.text(SECOND), "two models that cannot be told apart")

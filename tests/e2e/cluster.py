@@ -68,7 +68,9 @@ class Cluster:
 
     def apply(self, *objects: dict) -> None:
         """`kubectl apply`."""
-        self.kubectl("apply", "--filename=-", content={"apiVersion": "v1", "kind": "List", "items": list(objects)})
+        self.kubectl(
+            "apply", "--filename=-", content={"apiVersion": "v1", "kind": "List", "items": list(objects)}
+        )
 
     def namespace(self, name: str, enforce: str = "restricted") -> None:
         """A namespace in which pods have to keep to a Pod Security Standard."""
@@ -78,7 +80,11 @@ class Cluster:
     def rolled_out(self, namespace: str, deployment: str) -> None:
         """Wait for a Deployment."""
         self.kubectl(
-            "rollout", "status", f"deployment/{deployment}", f"--namespace={namespace}", f"--timeout={PATIENCE}s"
+            "rollout",
+            "status",
+            f"deployment/{deployment}",
+            f"--namespace={namespace}",
+            f"--timeout={PATIENCE}s",
         )
 
     def service_address(self, namespace: str, name: str) -> str:
@@ -88,8 +94,12 @@ class Cluster:
     def everything(self) -> set[str]:
         """Each object of the cluster as `Kind namespace/name`, without what comes and goes by itself."""
         kinds = set(self.kubectl("api-resources", "--verbs=list", "--output=name").split()) - FLEETING
-        fields = "{range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name}{'\\n'}{end}".replace("'", '"')
-        printed = self.kubectl("get", ",".join(sorted(kinds)), "--all-namespaces", f"--output=jsonpath={fields}")
+        fields = "{range .items[*]}{.kind} {.metadata.namespace}/{.metadata.name}{'\\n'}{end}".replace(
+            "'", '"'
+        )
+        printed = self.kubectl(
+            "get", ",".join(sorted(kinds)), "--all-namespaces", f"--output=jsonpath={fields}"
+        )
         return set(printed.splitlines())
 
     def _run(self, command: Path, arguments: object, content: object) -> str:
@@ -108,7 +118,9 @@ class Cluster:
         return done.stdout
 
 
-def eventually(what: str, find: Callable[[], Found | None], seconds: float = PATIENCE, pause: float = 0.2) -> Found:
+def eventually(
+    what: str, find: Callable[[], Found | None], seconds: float = PATIENCE, pause: float = 0.2
+) -> Found:
     """What `find` gives as soon as it is not None or false; a command that fails meanwhile is tried again."""
     deadline = time.monotonic() + seconds
     last = "nothing was found"

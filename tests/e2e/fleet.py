@@ -37,7 +37,9 @@ class Fleet:
     def apply(self, spec: dict) -> None:
         """`kubectl apply` of the Model."""
         model = {"apiVersion": "inference-gateway.io/v1alpha1", "kind": "Model", "metadata": {"name": MODEL}}
-        self.cluster.kubectl("apply", f"--namespace={NAMESPACE}", "--filename=-", content={**model, "spec": spec})
+        self.cluster.kubectl(
+            "apply", f"--namespace={NAMESPACE}", "--filename=-", content={**model, "spec": spec}
+        )
 
     def status(self) -> dict | None:
         """The status of the Model, once it is about what was applied last."""
@@ -64,7 +66,9 @@ class Fleet:
         """Wait until every pod serves what was applied last, which is of this model; returns the revision."""
         status = self.wait(
             "the end of the rollout",
-            lambda status: condition(status, "Ready") == "True RolledOut" and status["updatedReplicas"] == REPLICAS,
+            lambda status: (
+                condition(status, "Ready") == "True RolledOut" and status["updatedReplicas"] == REPLICAS
+            ),
         )
         revision = status["stable"]["revision"]
         self.texts[revision] = model
@@ -83,7 +87,9 @@ class Fleet:
         """The gateway's pods."""
         return self.bed.gateways(NAMESPACE)
 
-    def traffic(self, phase: str, clients: int = 8, tokens: int = TOKENS, streams_only: bool = False) -> traffic.Traffic:
+    def traffic(
+        self, phase: str, clients: int = 8, tokens: int = TOKENS, streams_only: bool = False
+    ) -> traffic.Traffic:
         """Clients of the Service."""
         address = self.cluster.service_address(NAMESPACE, NAME)
         return traffic.Traffic(address, MODEL, clients, tokens, streams_only).start(phase)
@@ -103,7 +109,9 @@ class Fleet:
         found = self.cluster.list(NAMESPACE, "pods", f"app.kubernetes.io/component={component}")
         cgroup = self.cluster.node.settings.cgroup
         sizes = [cgroups.memory(cgroup, container_id(pod)) for pod in found]
-        shown = ", ".join(f"{used / 2**20:.1f} MiB (working set {working / 2**20:.1f})" for used, working in sizes)
+        shown = ", ".join(
+            f"{used / 2**20:.1f} MiB (working set {working / 2**20:.1f})" for used, working in sizes
+        )
         self.report.number(f"memory of {label}", shown)
 
 
@@ -128,10 +136,13 @@ def container_id(pod: dict) -> str:
 
 @contextmanager
 def installed(bed: Bed) -> Iterator[Fleet]:
-    """A release that serves the first model in every pod; afterwards it is uninstalled, and nothing stays but definitions."""
+    """A release that serves the first model in every pod.
+
+    Afterwards it is uninstalled, and nothing stays but definitions.
+    """
     cluster, report, fleet = bed.cluster, bed.report, Fleet(bed)
     cluster.namespace(NAMESPACE)
-    # What was applied by hand is the user's, and so it stays; definitions stay because every Model goes with them.
+    # What was applied by hand is the user's and stays; definitions stay because every Model goes with them.
     kept = (
         r"CustomResourceDefinition /model(s|replicas)\.inference-gateway\.io",
         r"APIService /v1alpha1\.inference-gateway\.io",
@@ -143,15 +154,27 @@ def installed(bed: Bed) -> Iterator[Fleet]:
         fleet.memory("gateway", "an idle gateway without a model")
         with report.step(f"{NAMESPACE}: kubectl apply of a Model, kubectl wait until it is ready"):
             fleet.apply(fleet.spec(FIRST))
-            wait = ["wait", "--for=condition=Ready", f"{KIND}/{MODEL}", f"--namespace={NAMESPACE}", "--timeout=120s"]
+            wait = [
+                "wait",
+                "--for=condition=Ready",
+                f"{KIND}/{MODEL}",
+                f"--namespace={NAMESPACE}",
+                "--timeout=120s",
+            ]
             cluster.kubectl(*wait)
             revision = fleet.rolled_out(FIRST)
             serving = fleet.serving()
-            check(len(serving) == REPLICAS and set(serving.values()) == {revision}, f"not all serve it: {serving}")
+            check(
+                len(serving) == REPLICAS and set(serving.values()) == {revision},
+                f"not all serve it: {serving}",
+            )
             fleet.table()
             for pod in fleet.pods():
                 answer = bed.ask_pod(pod, MODEL)
-                check(answer == traffic.Answer(revision, bed.text(FIRST)), f"{pod['metadata']['name']}: {answer}")
+                check(
+                    answer == traffic.Answer(revision, bed.text(FIRST)),
+                    f"{pod['metadata']['name']}: {answer}",
+                )
         bed.test(NAMESPACE)
         fleet.memory("gateway", "an idle gateway with a tiny model")
         fleet.memory("controller", "the controller")

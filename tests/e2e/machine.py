@@ -1,4 +1,4 @@
-"""What this machine must have: root, programs that Debian packages, and those that `scripts/prepare.py` makes."""
+"""What this machine must have: root, programs that Debian packages, those that `scripts/prepare.py` makes."""
 
 import hashlib
 import os
@@ -42,12 +42,12 @@ PREPARED_PROGRAMS = {
 
 
 def checkout_name() -> str:
-    """Names what belongs to this checkout: two may be tested at once, and what a killed run left is found again."""
+    """Names what belongs to this checkout: two may run at once, and what a killed run left is found again."""
     return hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:8]
 
 
 def program(name: str) -> Path:
-    """A program that scripts/prepare.py made; those of the control plane may be the user's (KUBEBUILDER_ASSETS)."""
+    """A program that scripts/prepare.py made; those of KUBEBUILDER_ASSETS are the user's."""
     for folder, names in PREPARED_PROGRAMS.items():
         if name in names:
             assets = os.environ.get("KUBEBUILDER_ASSETS") if folder == "kubernetes" else None
@@ -56,7 +56,7 @@ def program(name: str) -> Path:
 
 
 def require() -> None:
-    """Fail with what to do about the first thing that is missing; root on Debian gets the packages installed."""
+    """Fail with what to do about the first thing that is missing. On Debian packages are installed."""
     if os.geteuid() != 0:
         raise Unusable("make e2e needs root: it makes namespaces, mounts and containers")
     _require_packages()
@@ -90,5 +90,10 @@ def _require_packages() -> None:
 def _missing_packages() -> list[str]:
     # Packages of daemons lie in folders that are not in every user's path.
     path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
-    return sorted({package for name, package in PACKAGED.items() if shutil.which(name, path=path) is None
-                   and not (name.startswith("/") and Path(name).exists())})
+    return sorted(
+        {
+            package
+            for name, package in PACKAGED.items()
+            if shutil.which(name, path=path) is None and not (name.startswith("/") and Path(name).exists())
+        }
+    )

@@ -24,7 +24,7 @@ class Models:
 
 
 def make(folder: Path) -> Models:
-    """Two models that answer differently, and one whose graph breaks off: honest about its bytes, and useless."""
+    """Two models that answer differently, and one whose graph breaks off: its list of files is honest."""
     shutil.rmtree(folder, ignore_errors=True)
     for name, tiny in ((FIRST, "llama"), (SECOND, "gpt2"), (BROKEN, "gpt2")):
         shutil.copytree(PREPARED / "tiny" / tiny, folder / name)
@@ -36,7 +36,11 @@ def make(folder: Path) -> Models:
 def _pack(folder: Path) -> str:
     """Write manifest.json as `inference-gateway pack` does; returns its digest."""
     files = [
-        {"name": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "size": file.stat().st_size}
+        {
+            "name": file.name,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "size": file.stat().st_size,
+        }
         for file in sorted(folder.iterdir())
     ]
     manifest = json.dumps(files, indent=2).encode()

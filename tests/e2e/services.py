@@ -1,4 +1,4 @@
-"""What every cluster has, and a host of models: the cluster's names, and a server of files in a namespace of its own."""
+"""What every cluster has, names, and a host of models: a server of files in a namespace of its own."""
 
 from e2e.cluster import Cluster
 from e2e.images.build import COREDNS_IMAGE, FILES_IMAGE
@@ -23,7 +23,11 @@ COREFILE = f"""
 
 def meta(name: str, namespace: str | None = None, **labels: str) -> dict:
     """Metadata of an object."""
-    return {"name": name, **({"namespace": namespace} if namespace else {}), **({"labels": labels} if labels else {})}
+    return {
+        "name": name,
+        **({"namespace": namespace} if namespace else {}),
+        **({"labels": labels} if labels else {}),
+    }
 
 
 def deployment(name: str, namespace: str, pod: dict) -> dict:
@@ -68,7 +72,10 @@ def start(cluster: Cluster) -> None:
     names = {
         "serviceAccountName": "coredns",
         "dnsPolicy": "Default",
-        "securityContext": {**POD_SECURITY, "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]},
+        "securityContext": {
+            **POD_SECURITY,
+            "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}],
+        },
         "containers": [
             {
                 "name": "coredns",

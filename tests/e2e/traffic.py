@@ -1,8 +1,8 @@
 """Clients in the background that must never notice anything.
 
-Each keeps its connection, asks once and never again, reads streams and whole answers in turn, and compares every answer
-with the text that its revision gives. A connection that the server has closed between two requests is made anew before
-the next one is sent: nothing was sent on it, so that is no second try.
+Each keeps its connection, asks once and never again, reads streams and whole answers in turn, and compares
+every answer with the text that its revision gives. A connection that the server has closed between two
+requests is made anew before the next one is sent: nothing was sent on it, so that is no second try.
 """
 
 import http.client
@@ -19,7 +19,7 @@ from e2e.console import check
 
 PORT = 3000
 ANSWER_SECONDS = 60
-# Between two requests of a client: enough are under way at any time, and two processors have time for the cluster too.
+# Between two requests of a client: some are always under way, and the processors have time for the cluster.
 PAUSE_SECONDS = 0.02
 PROMPT = "Once upon a time"
 REASONS_SHOWN = 5
@@ -131,17 +131,22 @@ def _require_end(event: dict) -> None:
 class Traffic:
     """Clients that ask one model at an address until they are stopped.
 
-    Texts are kept by the revision that gave them, and judged at the end: while an update begins nobody knows its revision.
+    Texts are kept by the revision that gave them, and judged at the end: while an update begins nobody knows
+    its revision.
     """
 
-    def __init__(self, address: str, model: str, clients: int, tokens: int, streams_only: bool = False) -> None:
+    def __init__(
+        self, address: str, model: str, clients: int, tokens: int, streams_only: bool = False
+    ) -> None:
         self._address, self._model, self._tokens, self._streams_only = address, model, tokens, streams_only
         self._lock = threading.Lock()
         self._phases: dict[str, Phase] = {}
         self._texts: dict[str, Counter] = {}
         self._phase = Phase()
         self._stop = threading.Event()
-        self._clients = [threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(clients)]
+        self._clients = [
+            threading.Thread(target=self._run, args=(number,), daemon=True) for number in range(clients)
+        ]
 
     def start(self, phase: str) -> "Traffic":
         """Begin to ask."""
@@ -177,8 +182,11 @@ class Traffic:
         for revision, texts in self._texts.items():
             check(revision in expected, f"answers of revision {revision}, which was never asked for")
             wrong = [text for text in texts if text != expected[revision]]
-            check(not wrong, f"{len(wrong)} other texts of revision {revision}: {wrong[:1]} in place of "
-                             f"{expected[revision]!r}")
+            check(
+                not wrong,
+                f"{len(wrong)} other texts of revision {revision}: {wrong[:1]} in place of "
+                f"{expected[revision]!r}",
+            )
 
     def _run(self, number: int) -> None:
         connection = http.client.HTTPConnection(self._address, PORT, timeout=ANSWER_SECONDS)
@@ -200,7 +208,9 @@ class Traffic:
                 self._phase.connections += is_new
                 if answer is None:
                     kind = "stream" if stream else "whole answer"
-                    self._phase.failures.append(f"{kind}, {time.monotonic() - began:.2f} s, new={is_new}: {reason}")
+                    self._phase.failures.append(
+                        f"{kind}, {time.monotonic() - began:.2f} s, new={is_new}: {reason}"
+                    )
                 else:
                     self._phase.answers[answer.revision, stream] += 1
                     self._texts.setdefault(answer.revision, Counter())[answer.text] += 1

@@ -12,7 +12,7 @@ from pathlib import Path
 def write_image(
     target: Path, name: str, files: Mapping[str, Path], command: Sequence[str], user: str = "65532:65532"
 ) -> None:
-    """An archive as `docker save` makes it: `files` by their absolute paths in the image, or whole folders."""
+    """An archive as `docker save` makes it, of files and folders by their absolute paths in the image."""
     partial = target.with_suffix(".partial")
     layer = partial.with_suffix(".layer")
     with tarfile.open(layer, "w") as tar:

@@ -1,4 +1,4 @@
-"""Every image of the test, as archives that the node imports. What has not changed since the last run is kept."""
+"""Every image of the test, as archives that the node imports. What has not changed is kept."""
 
 import gzip
 import hashlib
@@ -53,7 +53,9 @@ def _go_program(name: str) -> Path:
 def _image(name: str, files: Mapping[str, Path], command: Sequence[str]) -> Path:
     short = name.rpartition("/")[2].partition(":")[0]
     inputs = [name, *files, *command]
-    return _kept(short, files.values(), inputs, ".tar", lambda target: write_image(target, name, files, command))
+    return _kept(
+        short, files.values(), inputs, ".tar", lambda target: write_image(target, name, files, command)
+    )
 
 
 def _kept(
@@ -79,7 +81,7 @@ def _kept(
 
 
 def _fingerprint(file: Path) -> str:
-    """Of small files their content; of large ones, which are built once, what would change with a new build."""
+    """Of small files their content; of large ones, which are built once, what a new build changes."""
     status = file.stat()
     if status.st_size < 2**20:
         return hashlib.sha256(file.read_bytes()).hexdigest()
@@ -87,7 +89,7 @@ def _fingerprint(file: Path) -> str:
 
 
 def gateway_image(version: str) -> Path:
-    """The project's own Dockerfile, built by buildah on the stand-ins for its base images, under its public name."""
+    """The project's own Dockerfile, built by buildah on the stand-ins for its base images."""
     # Of this checkout: the store of images is the machine's.
     tag = f"localhost/e2e/gateway:{checkout_name()}"
     before = _image_id(tag)
@@ -132,5 +134,7 @@ def bytes_of(archive: Path) -> tuple[int, int]:
 
 
 def _image_id(tag: str) -> str:
-    done = subprocess.run(["buildah", "images", "--quiet", "--no-trunc", tag], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["buildah", "images", "--quiet", "--no-trunc", tag], capture_output=True, text=True, check=False
+    )
     return done.stdout.strip()

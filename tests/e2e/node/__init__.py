@@ -6,6 +6,6 @@
     node.boot()              as a machine that is switched on again
     node.remove()            nothing is left
 
-What is in the way on the machines of continuous integration (no CAP_SYS_RESOURCE, cgroup v1, no `dummy` links, values
-of the kernel that all namespaces share) is said where it is worked around.
+What is in the way on small machines (no CAP_SYS_RESOURCE, cgroup v1, no `dummy` links, values of the kernel
+that all namespaces share) is said where it is worked around.
 """

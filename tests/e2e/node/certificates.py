@@ -16,7 +16,10 @@ class Authority:
         self.key = folder / f"{name}.key"
         folder.mkdir(parents=True, exist_ok=True)
         _openssl("ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", self.key)
-        extensions = ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,digitalSignature,keyCertSign,cRLSign"]
+        extensions = [
+            "basicConstraints=critical,CA:TRUE",
+            "keyUsage=critical,digitalSignature,keyCertSign,cRLSign",
+        ]
         added = [part for extension in extensions for part in ("-addext", extension)]
         command = ["req", "-x509", "-new", "-key", self.key, "-subj", f"/CN={name}", "-days", DAYS]
         _openssl(*command, "-out", self.certificate, *added)
@@ -39,7 +42,9 @@ class Authority:
         content = {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "e2e", "cluster": {"server": server, "certificate-authority": str(self.certificate)}}],
+            "clusters": [
+                {"name": "e2e", "cluster": {"server": server, "certificate-authority": str(self.certificate)}}
+            ],
             "users": [{"name": name, "user": user}],
             "contexts": [{"name": "e2e", "context": {"cluster": "e2e", "user": name}}],
             "current-context": "e2e",
@@ -52,7 +57,9 @@ class Authority:
 def signing_key(folder: Path) -> None:
     """service-accounts.key and .pub, with which tokens of pods are signed."""
     _openssl("genrsa", "-out", folder / "service-accounts.key", "2048")
-    _openssl("rsa", "-in", folder / "service-accounts.key", "-pubout", "-out", folder / "service-accounts.pub")
+    _openssl(
+        "rsa", "-in", folder / "service-accounts.key", "-pubout", "-out", folder / "service-accounts.pub"
+    )
 
 
 def _openssl(*arguments: str | Path) -> None:

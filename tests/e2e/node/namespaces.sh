@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # The first process of a node's namespaces: mounts and links, then it waits and reaps. Its end is the node's end.
 #
-#   unshare --mount --net --pid --fork --mount-proc --propagation private namespaces.sh FOLDER ADDRESS
+#   unshare --mount --net --pid --fork --mount-proc --propagation private namespaces.sh FOLDER ADDRESS LINK
 #
 # Nothing outside FOLDER is written: what programs expect elsewhere is mounted over there, in this namespace only.
 set -euo pipefail
-folder=$1 address=$2
+folder=$1 address=$2 link=${3:-node0}
 
 mount -t tmpfs tmpfs /run
 mkdir -p /run/netns "$folder"/{kubelet,log,sysctl}
@@ -39,11 +39,11 @@ pretend kernel/keys/root_maxbytes 25000000
 
 # An address on a pair of links whose other end is here too: not every kernel has `dummy` links. The route leads nowhere.
 ip link set lo up
-ip link add node0 type veth peer name node0-peer
-ip address add "$address/24" dev node0
-ip link set node0-peer up
-ip link set node0 up
-ip route add default via "${address%.*}.1" dev node0
+ip link add "$link" type veth peer name "$link-peer"
+ip address add "$address/24" dev "$link"
+ip link set "$link-peer" up
+ip link set "$link" up
+ip route add default via "${address%.*}.1" dev "$link"
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables 2> /dev/null || true
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 from e2e.console import CheckFailed, say
 from e2e.machine import checkout_name, program
 from e2e.node import cgroups
-from e2e.node.settings import CONTAINERD_SOCKET, NODE_ADDRESS, NODE_NAME, Settings
+from e2e.node.settings import CONTAINERD_SOCKET, NODE_ADDRESS, NODE_LINK, NODE_NAME, Settings
 
 BEFORE_API = ("containerd", "etcd", "kube-apiserver")
 AFTER_API = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy")
@@ -36,7 +37,7 @@ class Node:
         self._components: dict[str, subprocess.Popen] = {}
 
     def boot(self, images: Sequence[Path] = (), api_after_seconds: float = 0) -> None:
-        """Start everything; with a delay, the apiserver only so much later than the rest. Then this is in its network."""
+        """Start everything, the apiserver perhaps later. Then this process is in the node's network."""
         first = not self.settings.keys.exists()
         if first:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,13 +74,26 @@ class Node:
 
         self._wait("node", said_so)
 
+    @staticmethod
+    def ways_out() -> list[str]:
+        """Links by which the node reaches anything but itself and its pods: there must be none."""
+        shown = subprocess.run(
+            ["ip", "-json", "-details", "link"], capture_output=True, text=True, check=True
+        )
+        links = {link["ifname"]: link for link in json.loads(shown.stdout)}
+        del links["lo"]
+        # Links of pods are on the bridge; the two ends of the node's own link are both here.
+        ours = {"cni0", NODE_LINK, f"{NODE_LINK}-peer"}
+        here = {name for name in ours & links.keys() if "link_netnsid" not in links[name]}
+        return [name for name, link in links.items() if name not in here and link.get("master") != "cni0"]
+
     def power_off(self) -> None:
         """Kill every process of the node at once."""
         if self._namespaces is None:
             return
         # Back home first: this process must not keep the network of the dead.
         self._enter(self._home)
-        # `unshare` does not mind SIGTERM. Its end is the end of the first process, and that is the end of all of them.
+        # `unshare` does not mind SIGTERM. Its end is that of the first process, and so of all.
         self._namespaces.kill()
         self._namespaces.wait()
         deadline = time.monotonic() + 20
@@ -98,14 +112,19 @@ class Node:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, component: str) -> None:
-        """Start a component, and again whenever it ends, as an init system does. One that runs is left alone."""
+        """Start a component, and again whenever it ends, as an init system does."""
         if component in self._components:
             return
         again = 'while :; do "$@"; sleep 1; done'
         command = [*self._inside(), "bash", "-c", again, component, *self.settings.command(component)]
         with (self.folder / f"{component}.log").open("ab") as log:
             self._components[component] = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=_environment(),
             )
 
     def stop(self, component: str) -> None:
@@ -131,12 +150,35 @@ class Node:
 
     def _make_namespaces(self) -> None:
         script = Path(__file__).with_name("namespaces.sh")
-        kinds = ["--mount", "--net", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "--propagation=private"]
+        kinds = [
+            "--mount",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child=KILL",
+            "--mount-proc",
+            "--propagation=private",
+        ]
         # If this process is killed, everything is.
-        command = ["setpriv", "--pdeathsig=KILL", "unshare", *kinds, "bash", script, self.folder, NODE_ADDRESS]
+        command = [
+            "setpriv",
+            "--pdeathsig=KILL",
+            "unshare",
+            *kinds,
+            "bash",
+            script,
+            self.folder,
+            NODE_ADDRESS,
+            NODE_LINK,
+        ]
         with (self.folder / "namespaces.log").open("ab") as log:
             self._namespaces = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=_environment()
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=_environment(),
             )
         self._wait("first process", self._find_init)
         made = Path(f"/proc/{self._init}/root/run/namespaces-are-made")

@@ -9,6 +9,7 @@ from e2e.node.certificates import Authority, signing_key
 
 NODE_NAME = "node"
 NODE_ADDRESS = "10.250.0.2"
+NODE_LINK = "node0"
 API_SERVER = f"https://{NODE_ADDRESS}:6443"
 POD_NETWORK = "10.244.0.0/16"
 SERVICE_NETWORK = "10.96.0.0/16"
@@ -46,7 +47,9 @@ class Settings:
         addresses = ["127.0.0.1", NODE_ADDRESS, API_SERVICE_ADDRESS]
         names = [f"DNS:{name}" for name in names] + [f"IP:{address}" for address in addresses]
         authority.issue("apiserver", "/CN=kube-apiserver", "serverAuth", ",".join(names))
-        authority.issue("kubelet-server", f"/CN={NODE_NAME}", "serverAuth", f"DNS:{NODE_NAME},IP:{NODE_ADDRESS}")
+        authority.issue(
+            "kubelet-server", f"/CN={NODE_NAME}", "serverAuth", f"DNS:{NODE_NAME},IP:{NODE_ADDRESS}"
+        )
         authority.issue("kubelet-client", "/O=system:masters/CN=kube-apiserver-kubelet-client", "clientAuth")
         for name, subject in {
             "admin": "/O=system:masters/CN=admin",
@@ -184,8 +187,10 @@ class Settings:
 
     def _containerd(self) -> str:
         cri = 'plugins."io.containerd.grpc.v1.cri"'
-        unused = ", ".join(f'"io.containerd.snapshotter.v1.{name}"' for name in ("btrfs", "zfs", "devmapper", "aufs"))
-        # restrict_oom_score_adj: containers may not ask for less than this process has where CAP_SYS_RESOURCE is missing.
+        unused = ", ".join(
+            f'"io.containerd.snapshotter.v1.{name}"' for name in ("btrfs", "zfs", "devmapper", "aufs")
+        )
+        # restrict_oom_score_adj: without CAP_SYS_RESOURCE none may be less likely to be killed than this.
         return f"""version = 2
 root = "{self.folder}/containerd"
 state = "/run/containerd"
@@ -233,7 +238,11 @@ disabled_plugins = [{unused}]
             "podLogsDir": "/var/log/pods",
             "volumePluginDir": f"{self.folder}/volume-plugins",
             # The machine may be small or nearly full: that is not what is tested here.
-            "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+            "evictionHard": {
+                "memory.available": "100Mi",
+                "nodefs.available": "1%",
+                "imagefs.available": "1%",
+            },
             "imageGCHighThresholdPercent": 100,
             "nodeStatusUpdateFrequency": "4s",
         }
@@ -251,5 +260,10 @@ disabled_plugins = [{unused}]
             "clientConnection": {"kubeconfig": str(self.kubeconfig("proxy"))},
             "oomScoreAdj": 0,
             # Only the first network namespace of a machine may set these.
-            "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+            "conntrack": {
+                "maxPerCore": 0,
+                "min": 0,
+                "tcpEstablishedTimeout": "0s",
+                "tcpCloseWaitTimeout": "0s",
+            },
         }

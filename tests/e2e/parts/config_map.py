@@ -1,10 +1,10 @@
 """Mode `configMap`: a list of models in a mounted ConfigMap, which pods follow without being replaced."""
 
 from e2e.bed import NAME, TOKENS, Bed, values
+from e2e.cluster import eventually
 from e2e.console import check
 from e2e.models import FIRST, SECOND
 from e2e.services import meta
-from e2e.cluster import eventually
 from e2e.traffic import Traffic, require_unnoticed
 
 NAMESPACE = "mode-configmap"
@@ -29,7 +29,12 @@ def folder_of_the_host(bed: Bed) -> list[dict]:
     }
     return [
         {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": meta(CLAIM), "spec": volume},
-        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta(CLAIM, NAMESPACE), "spec": claim},
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": meta(CLAIM, NAMESPACE),
+            "spec": claim,
+        },
     ]
 
 
@@ -51,7 +56,9 @@ def run(bed: Bed) -> None:
         with report.step(f"{NAMESPACE}: helm install --wait, model from a volume over a folder of the host"):
             cluster.install(NAMESPACE, NAME, settings(FIRST))
         bed.test(NAMESPACE)
-        traffic = Traffic(cluster.service_address(NAMESPACE, NAME), "chat", clients=4, tokens=TOKENS).start("before")
+        traffic = Traffic(cluster.service_address(NAMESPACE, NAME), "chat", clients=4, tokens=TOKENS).start(
+            "before"
+        )
         try:
             traffic.at_least(40)
             with report.step(f"{NAMESPACE}: helm upgrade --wait with another model, under load"):

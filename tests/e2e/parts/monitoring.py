@@ -1,4 +1,4 @@
-"""A real Prometheus in the cluster, told by prometheus-operator's own generator what our ServiceMonitor means."""
+"""A real Prometheus in the cluster, configured from our ServiceMonitor by prometheus-operator's generator."""
 
 import json
 import subprocess
@@ -28,10 +28,18 @@ def run(fleet: Fleet) -> None:
     cluster, report = fleet.cluster, fleet.report
     fleet.apply(fleet.spec(FIRST))
     first = fleet.rolled_out(FIRST)
-    with report.step(f"{MONITORING}: a Prometheus with the configuration that the operator makes of the ServiceMonitor"):
+    with report.step(
+        f"{MONITORING}: a Prometheus with the configuration that the operator makes of the ServiceMonitor"
+    ):
         cluster.namespace(MONITORING)
         cluster.apply(*_prometheus(_configuration(fleet)))
-        wait = ["wait", "--for=condition=Ready", "pod/prometheus", f"--namespace={MONITORING}", "--timeout=120s"]
+        wait = [
+            "wait",
+            "--for=condition=Ready",
+            "pod/prometheus",
+            f"--namespace={MONITORING}",
+            "--timeout=120s",
+        ]
         cluster.kubectl(*wait)
     address = cluster.get(MONITORING, "pod", "prometheus")["status"]["podIP"]
     try:
@@ -46,11 +54,15 @@ def run(fleet: Fleet) -> None:
             fleet.apply(fleet.spec(SECOND))
             second = fleet.rolled_out(SECOND)
             eventually("the second revision", lambda: _revisions(address) == {second: REPLICAS}, seconds=30)
-            over_time = f'count by (revision) (count_over_time(inference_gateway_model_info{{model="{MODEL}"}}[30m]))'
+            over_time = (
+                f'count by (revision) (count_over_time(inference_gateway_model_info{{model="{MODEL}"}}[30m]))'
+            )
             seen = {one["metric"]["revision"] for one in _query(address, over_time)}
             check({first, second} <= seen, f"{over_time} gave {seen}")
             report.number("revisions that Prometheus saw", ", ".join(sorted(seen)))
-        with report.step(f"{MONITORING}: every query of the dashboard is understood, and those of a gateway have results"):
+        with report.step(
+            f"{MONITORING}: every query of the dashboard is understood, and those of a gateway have results"
+        ):
             clients = fleet.traffic("dashboard", clients=2)
             try:
                 # A rate needs two scrapes.
@@ -82,8 +94,16 @@ def _configuration(fleet: Fleet) -> str:
 
 def _prometheus(configuration: str) -> list[dict]:
     rules = [
-        {"apiGroups": [""], "resources": ["services", "endpoints", "pods"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
+        {
+            "apiGroups": [""],
+            "resources": ["services", "endpoints", "pods"],
+            "verbs": ["get", "list", "watch"],
+        },
+        {
+            "apiGroups": ["discovery.k8s.io"],
+            "resources": ["endpointslices"],
+            "verbs": ["get", "list", "watch"],
+        },
     ]
     container = {
         "name": "prometheus",

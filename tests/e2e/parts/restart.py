@@ -15,7 +15,7 @@ LATE_SECONDS = 40
 
 
 def run(fleet: Fleet) -> None:
-    """Switched off and on; the same with a late apiserver; every container killed while there is no apiserver."""
+    """Switched off and on; the same with a late apiserver; every container killed without an apiserver."""
     fleet.apply(fleet.spec(SECOND))
     revision = fleet.rolled_out(SECOND)
     # A revision that is still being watched is suspected when its process ends; that is another matter.
@@ -45,22 +45,34 @@ def _power_cycle(fleet: Fleet, revision: str, what: str, api_after_seconds: floa
 
 def _started_since(fleet: Fleet, began: float) -> bool:
     pods = fleet.all_ready() or []
-    starts = [one["state"]["running"]["startedAt"] for pod in pods for one in pod["status"]["containerStatuses"]]
+    starts = [
+        one["state"]["running"]["startedAt"] for pod in pods for one in pod["status"]["containerStatuses"]
+    ]
     return bool(starts) and all(datetime.fromisoformat(start).timestamp() >= int(began) for start in starts)
 
 
 def _without_apiserver(fleet: Fleet, revision: str) -> None:
     node = fleet.cluster.node
-    with fleet.report.step(f"{NAMESPACE}: every container is killed while there is no apiserver; gateways answer again"):
+    with fleet.report.step(
+        f"{NAMESPACE}: every container is killed while there is no apiserver; gateways answer again"
+    ):
         node.stop("kube-apiserver")
         before = set(_addresses(node.folder))
         killed = node.kill_containers()
         check(killed > 0, "no container was killed")
         began = time.time()
         # Nobody can be asked where the pods are, but the plug-in that gave them their addresses keeps a list.
-        eventually("three gateways", lambda: len(_gateways(node.folder, before)) >= len_of_fleet(fleet), pause=0.5)
-        fleet.report.number("all containers killed without an apiserver, until every gateway answered",
-                            f"{time.time() - began:.0f} s")
+        # Containers that died before are started after pauses that grow, as always.
+        eventually(
+            "three gateways",
+            lambda: len(_gateways(node.folder, before)) >= _size(fleet),
+            seconds=300,
+            pause=0.5,
+        )
+        fleet.report.number(
+            "all containers killed without an apiserver, until every gateway answered",
+            f"{time.time() - began:.0f} s",
+        )
         for address, answer in _gateways(node.folder, before).items():
             expected = traffic.Answer(revision, fleet.bed.text(SECOND))
             check(answer == expected, f"{address} answers {answer}")
@@ -71,7 +83,7 @@ def _without_apiserver(fleet: Fleet, revision: str) -> None:
         _follows_updates(fleet)
 
 
-def len_of_fleet(fleet: Fleet) -> int:
+def _size(fleet: Fleet) -> int:
     """The number of gateways, also where nobody can be asked."""
     return int(fleet.values["replicaCount"])
 
@@ -93,14 +105,13 @@ def _gateways(folder: Path, old: set[str]) -> dict[str, traffic.Answer]:
 
 def _answers(fleet: Fleet, revision: str) -> None:
     expected = traffic.Answer(revision, fleet.bed.text(SECOND))
-    # A pod that was killed while it watched the revision begins with the one before, until it is told to try again.
     eventually(
         f"{revision} in every pod",
         lambda: all(fleet.bed.ask_pod(pod, MODEL) == expected for pod in fleet.pods()),
         seconds=120,
     )
-    # kube-proxy has to hear of new addresses.
-    eventually("an answer of the Service", lambda: _service_answers(fleet, expected), seconds=30)
+    # kube-proxy has to hear of new addresses; it asks a lost apiserver after pauses of up to half a minute.
+    eventually("an answer of the Service", lambda: _service_answers(fleet, expected), seconds=120)
 
 
 def _service_answers(fleet: Fleet, expected: traffic.Answer) -> bool:
@@ -125,7 +136,7 @@ def _wait_until_watched(fleet: Fleet) -> None:
 
 
 def _follows_updates(fleet: Fleet) -> None:
-    """To the other model and back: the controller leads, pods watch, the server of files serves, names are found."""
+    """To the other model and back: the controller leads, pods watch, names are found, files are served."""
     for model in (FIRST, SECOND):
         fleet.apply(fleet.spec(model))
         fleet.rolled_out(model)

@@ -1,4 +1,4 @@
-"""Changes of a Model under load that nobody who asks for a text may notice, and one crash that must be noticed."""
+"""Changes of a Model under load that nobody who asks may notice, and one crash that must be noticed."""
 
 import os
 import signal
@@ -36,13 +36,15 @@ def update(fleet: Fleet) -> None:
 
 
 def broken(fleet: Fleet) -> None:
-    """Two updates that must not reach anybody: one that cannot be loaded, one that does badly while it serves."""
+    """Two updates that must go away: one that cannot be loaded, one that does badly while it serves."""
     report = fleet.report
     fleet.apply(fleet.spec(SECOND))
     stable = fleet.rolled_out(SECOND)
     clients = fleet.traffic("before")
     try:
-        with report.step(f"{NAMESPACE}: an update whose graph is broken is given up before it serves, under load"):
+        with report.step(
+            f"{NAMESPACE}: an update whose graph is broken is given up before it serves, under load"
+        ):
             phase = clients.phase("broken")
             fleet.apply(fleet.spec(BROKEN))
             status = fleet.wait("failure", lambda status: condition(status, "Stalled") != "-")
@@ -53,7 +55,9 @@ def broken(fleet: Fleet) -> None:
             _require_all_serve(fleet, stable)
             _judge(fleet, clients, "broken update", phase, requests=100)
             check(set(phase.revisions()) == {stable}, f"something else answered: {phase.line()}")
-        with report.step(f"{NAMESPACE}: an update that does badly in its first pod is rolled back, under load"):
+        with report.step(
+            f"{NAMESPACE}: an update that does badly in its first pod is rolled back, under load"
+        ):
             phase = clients.phase("slow")
             fleet.apply(slow(fleet))
             status = fleet.wait("failure", lambda status: condition(status, "Ready") == "False RolledBack")
@@ -101,7 +105,7 @@ def delete_pods(fleet: Fleet) -> None:
 
 
 def crash(fleet: Fleet) -> None:
-    """The negative control: a gateway that is killed outright must be seen by these clients, or they see nothing."""
+    """The negative control: clients that do not notice a gateway killed outright notice nothing."""
     report = fleet.report
     with report.step(f"{NAMESPACE}: control: a gateway that is killed amid its answers is noticed"):
         clients = fleet.traffic("before")
@@ -138,7 +142,9 @@ def _judge(fleet: Fleet, clients: object, what: str, phase: Phase, requests: int
 def _require_all_serve(fleet: Fleet, revision: str) -> None:
     eventually(
         f"{revision} in all pods",
-        lambda: set(serving := fleet.serving().values()) == {revision} and len(list(serving)) == len(fleet.pods()),
+        lambda: (
+            set(serving := fleet.serving().values()) == {revision} and len(list(serving)) == len(fleet.pods())
+        ),
         seconds=60,
     )
 

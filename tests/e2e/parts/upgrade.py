@@ -25,7 +25,9 @@ def run(fleet: Fleet) -> None:
                 cluster.rolled_out(NAMESPACE, deployment)
             # Helm is content when the new pods are ready; the load goes on until the last old one has ended.
             selector = "app.kubernetes.io/component=gateway"
-            eventually("the end of the old pods", lambda: len(cluster.list(NAMESPACE, "pods", selector)) == len(old))
+            eventually(
+                "the end of the old pods", lambda: len(cluster.list(NAMESPACE, "pods", selector)) == len(old)
+            )
             clients.at_least(phase.requests + 50)
     finally:
         clients.stop()
