@@ -5,7 +5,7 @@
 #
 # Nothing outside FOLDER is written: what programs expect elsewhere is mounted over there, in this namespace only.
 set -euo pipefail
-folder=$1 address=$2 link=${3:-node0}
+folder=$1 address=$2 link=$3
 
 mount -t tmpfs tmpfs /run
 mkdir -p /run/netns "$folder"/{kubelet,log,sysctl}
