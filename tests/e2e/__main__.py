@@ -136,7 +136,8 @@ def main() -> int:
     """Returns the exit status."""
     arguments = parse_arguments()
     # Whoever ends it wants nothing left, as with Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, signal.default_int_handler)
     report = Report()
     try:
         machine.require()

@@ -36,7 +36,9 @@ def make(name: str) -> None:
 def remove(name: str) -> None:
     """Remove it with all below it, as soon as the kernel has let go of its last process."""
     deadline = time.monotonic() + 10
-    while left := [folder for folder in folders(name) if folder.exists()]:
+    # Where both versions are mounted, runc makes one in version 2 as well, which has no controllers there.
+    everywhere = [ROOT / name, *(hierarchy / name for hierarchy in ROOT.iterdir() if hierarchy.is_dir())]
+    while left := [folder for folder in everywhere if folder.exists()]:
         for folder in left:
             for below, _, _ in os.walk(folder, topdown=False):
                 with contextlib.suppress(OSError):
