@@ -2,8 +2,8 @@
 
     target kubernetes   prepared/kubernetes   a control plane: etcd, kube-apiserver, kube-controller-manager
 
-The target `node` (node.py) takes the rest from here. Tests take the programs that KUBEBUILDER_ASSETS names, if all three are there, so somebody who has them builds
-nothing.
+The target `node` (node.py) takes the rest from here. Tests take the programs that KUBEBUILDER_ASSETS names, if all
+three are there, so somebody who has them builds nothing.
 """
 
 import os

@@ -19,6 +19,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Short, and within the context of any model.
 const PROMPT: &str = "Hello";
 const TOKENS: u32 = 8;
+/// The state of a model that nobody has used for long: a request brings it back.
+const UNLOADED: &str = "unloaded";
 
 /// What is asked for.
 struct Request {
@@ -177,7 +179,7 @@ fn wanted(readiness: &Readiness, model: Option<&str>) -> Result<Vec<String>, Str
     }
     let tried = || models.iter().filter(|tried| model.is_none_or(|name| tried.name == name));
     let missing: Vec<_> = tried()
-        .filter(|model| !model.ready)
+        .filter(|model| !model.ready && model.state != UNLOADED)
         .map(|Model { name, state, reason, ready: _ }| match reason.as_str() {
             "" => format!("model {name} is {state}"),
             reason => format!("model {name} is {state}: {reason}"),
@@ -217,4 +219,37 @@ async fn generate(client: &Client, request: &Request, model: &str) -> anyhow::Re
     Ok(format!(
         "{model}: revision {revision} made {tokens_generated} tokens in {processing_time_ms:.0} ms: {generated_text:?}"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn readiness(models: &[(&str, &str, bool)]) -> Readiness {
+        let models = models.iter().map(|(name, state, ready)| Model {
+            name: (*name).to_owned(),
+            state: (*state).to_owned(),
+            ready: *ready,
+            reason: String::new(),
+        });
+        Readiness { ready: true, reason: None, models: models.collect() }
+    }
+
+    #[test]
+    fn a_model_that_sleeps_is_tried_and_one_that_loads_is_waited_for() {
+        let seen = readiness(&[("awake", "ready", true), ("asleep", "unloaded", false)]);
+        assert_eq!(wanted(&seen, None), Ok(vec!["awake".to_owned(), "asleep".to_owned()]));
+        let seen = readiness(&[("awake", "ready", true), ("new", "loading", false)]);
+        assert_eq!(wanted(&seen, None), Err("model new is loading".to_owned()));
+        assert_eq!(wanted(&seen, Some("awake")), Ok(vec!["awake".to_owned()]));
+    }
+
+    #[test]
+    fn a_gateway_without_models_is_ready_unless_one_is_named() {
+        assert_eq!(wanted(&readiness(&[]), None), Ok(Vec::new()));
+        assert_eq!(
+            wanted(&readiness(&[]), Some("chat")),
+            Err("there is no model chat (there are: none)".to_owned())
+        );
+    }
 }

@@ -117,15 +117,7 @@ class Node:
             return
         again = 'while :; do "$@"; sleep 1; done'
         command = [*self._inside(), "bash", "-c", again, component, *self.settings.command(component)]
-        with (self.folder / f"{component}.log").open("ab") as log:
-            self._components[component] = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=_environment(),
-            )
+        self._components[component] = self._begin(command, component)
 
     def stop(self, component: str) -> None:
         """Kill a component, and do not start it again."""
@@ -147,6 +139,18 @@ class Node:
         """One kubectl as the administrator; never raises."""
         command = [program("kubectl"), f"--kubeconfig={self.settings.kubeconfig('admin')}", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+
+    def _begin(self, command: list[str | Path], name: str) -> subprocess.Popen:
+        """Start a process in a session of its own, which writes to NAME.log."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=_environment(),
+            )
 
     def _make_namespaces(self) -> None:
         script = Path(__file__).with_name("namespaces.sh")
@@ -171,15 +175,7 @@ class Node:
             NODE_ADDRESS,
             NODE_LINK,
         ]
-        with (self.folder / "namespaces.log").open("ab") as log:
-            self._namespaces = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=_environment(),
-            )
+        self._namespaces = self._begin(command, "namespaces")
         self._wait("first process", self._find_init)
         made = Path(f"/proc/{self._init}/root/run/namespaces-are-made")
         self._wait("namespaces", made.exists)
