@@ -209,7 +209,9 @@ impl Manifest {
 
     /// The bytes of `manifest.json`: the same files always give the same bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut text = format!("{:#}", serde_json::json!(self.files));
+        let mut files = serde_json::json!(self.files);
+        files.sort_all_objects();
+        let mut text = format!("{files:#}");
         text.push('\n');
         text.into_bytes()
     }

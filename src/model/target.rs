@@ -226,7 +226,7 @@ impl Target {
         Self {
             names: vec![name.clone()],
             key: name,
-            revision: hash(&what),
+            revision: hash(what),
             source,
             tokenizer,
             digest: None,
@@ -292,11 +292,12 @@ pub fn revision_of(spec: &ModelSpec) -> String {
         "tokenizer": spec.tokenizer,
         "runtime": spec.runtime,
     });
-    hash(&what)
+    hash(what)
 }
 
 /// First 10 hexadecimal digits of the sha256 of canonical JSON: keys are sorted, nothing is spaced.
-fn hash(what: &serde_json::Value) -> String {
+fn hash(mut what: serde_json::Value) -> String {
+    what.sort_all_objects();
     let digest = Sha256::digest(what.to_string().as_bytes());
     hexadecimal(&digest[..5])
 }

@@ -30,6 +30,7 @@ fn finished(mut document: Value, rules: &[Rule], default_status: Option<Value>) 
     if let Some(status) = default_status {
         schema["properties"]["status"]["default"] = status;
     }
+    document.sort_all_objects();
     document
 }
 

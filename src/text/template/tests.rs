@@ -33,7 +33,7 @@ fn a_common_template_renders_as_in_python() {
 #[test]
 fn what_transformers_gives_is_there() {
     assert_eq!(render("{{ nothing }}{{ messages[0].missing }}{{ tools is defined }}").unwrap(), "False");
-    assert_eq!(render("{{ messages | tojson }}").unwrap(), r#"[{"content": " Hi <b> ", "role": "user"}]"#);
+    assert_eq!(render("{{ messages | tojson }}").unwrap(), r#"[{"role": "user", "content": " Hi <b> "}]"#);
     assert_eq!(
         render(r#"{{ {"a": "\\u003c'"} | tojson(indent=1) }}"#).unwrap(),
         "{\n \"a\": \"\\\\u003c'\"\n}"
