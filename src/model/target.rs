@@ -298,8 +298,7 @@ pub fn revision_of(spec: &ModelSpec) -> String {
 /// First 10 hexadecimal digits of the sha256 of canonical JSON: keys are sorted, nothing is spaced.
 fn hash(mut what: serde_json::Value) -> String {
     what.sort_all_objects();
-    let digest = Sha256::digest(what.to_string().as_bytes());
-    hexadecimal(&digest[..5])
+    hexadecimal(&Sha256::digest(what.to_string().as_bytes())[..5])
 }
 
 fn refuse_what_the_controller_does(spec: &ModelSpec) -> Result<(), Wrong> {

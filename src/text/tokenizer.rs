@@ -7,6 +7,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+mod spelling;
+
 use thiserror::Error;
 
 /// A step between text and token ids that failed.

@@ -46,12 +46,14 @@ const INTERNAL: [(&str, &[&str]); 2] =
     [("engine::ort", &["app", "model"]), ("model::source", &["app", "cli", "config", "http"])];
 
 /// Crates and the only places that may name them.
-const OWNERS: [(&str, &[&str]); 13] = [
+const OWNERS: [(&str, &[&str]); 15] = [
     ("kube", &["k8s"]),
     ("k8s_openapi", &["k8s"]),
     ("ort", &["engine/ort/"]),
     ("axum", &["http/", "app.rs"]),
     ("tokenizers", &["text/"]),
+    ("llguidance", &["text/constraint/"]),
+    ("toktrie", &["text/constraint/"]),
     ("minijinja", &["text/template"]),
     ("fail", &["failpoint.rs"]),
     ("rustix", &["memory.rs", "failpoint.rs"]),

@@ -76,7 +76,7 @@ pub(crate) fn sentence_piece(metaspace: bool) -> Tokenizer {
 /// The pieces of [`sentence_piece`]; their ids begin at 256.
 pub(crate) const PIECES: [&str; 8] = ["▁", "▁hello", "▁world", "wor", "ld", ".", "▁▁", "é"];
 
-fn parsed(file: &Value) -> Tokenizer {
+pub(crate) fn parsed(file: &Value) -> Tokenizer {
     Tokenizer::from_bytes(file.to_string().as_bytes()).unwrap()
 }
 
