@@ -12,6 +12,7 @@ mod backend;
 #[cfg(test)]
 mod fake;
 mod lookup;
+mod mask;
 pub mod ort;
 mod places;
 mod prefix;
@@ -32,6 +33,7 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, watch};
 
 pub use backend::{Backend, BackendError, Batch, Feeding, Geometry, Input, Wanted};
+pub use mask::{Mask, MaskError};
 pub use places::Place;
 pub use pulse::RunningStep;
 pub use request::{EngineError, Event, Finish, Finished, Request, Sampling, TokenId, TokenLogprobs};
@@ -181,6 +183,22 @@ impl Engine {
     /// # Panics
     /// When the prompt is empty or no token is asked for: callers check outside input.
     pub fn submit(&self, place: Place, request: Request) -> Result<TokenStream, EngineError> {
+        self.submit_masked(place, request, None)
+    }
+
+    /// As [`Engine::submit`], with a mask that rules out tokens.
+    ///
+    /// # Errors
+    /// See [`Engine::submit`].
+    ///
+    /// # Panics
+    /// See [`Engine::submit`].
+    pub fn submit_masked(
+        &self,
+        place: Place,
+        request: Request,
+        mask: Option<Box<dyn Mask>>,
+    ) -> Result<TokenStream, EngineError> {
         assert!(
             !request.prompt.is_empty() && request.max_tokens > 0,
             "a request has a prompt and asks for tokens"
@@ -188,7 +206,7 @@ impl Engine {
         self.check(&request)?;
         // `Prefilled` and `Finished`, or a failure, beside the tokens.
         let (sender, events) = mpsc::channel(request.max_tokens + 2);
-        let sequence = Sequence::new(request, sender, place, self.inner.drafts);
+        let sequence = Sequence::new(request, sender, place, self.inner.drafts).masked(mask);
         self.inner.mailbox.send(Message::Run(Box::new(sequence))).map_err(|_gone| EngineError::Stopped)?;
         Ok(TokenStream { events })
     }

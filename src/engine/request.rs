@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::mask::MaskError;
+
 /// Index into the model's vocabulary.
 pub type TokenId = u32;
 
@@ -120,6 +122,8 @@ pub enum Finish {
     StopToken(TokenId),
     /// `max_tokens` tokens were generated.
     Length,
+    /// The mask says that the output is complete.
+    Complete,
 }
 
 /// Why a request was not run, or not run to its end.
@@ -168,6 +172,9 @@ pub enum EngineError {
     /// The model run failed, or gave numbers that are not a distribution.
     #[error("the model run failed: {0}")]
     Run(String),
+    /// The mask of the request cannot say which token may follow.
+    #[error("the format cannot be followed any further: {0}")]
+    Mask(#[from] MaskError),
     /// A logit is NaN or infinite: the model is broken, or its numbers overflow.
     #[error("the model gave a number that is not finite")]
     NotFinite,

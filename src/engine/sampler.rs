@@ -4,9 +4,9 @@
 //! part is skipped when it is off:
 //!
 //! ```text
-//! logits ─▶ logit bias ─▶ repetition penalty ─▶ presence, frequency penalty ─▶ temperature ─▶ top_k ─▶ top_p ─▶ min_p ─▶ draw
-//!           added once    prompt and output     output only                    0: highest     each keeps a head of the
-//!                         x > 0 ? x/r : x·r     x − presence − count·frequency    logit       tokens, most likely first
+//! logits ─▶ mask ─▶ logit bias ─▶ repetition penalty ─▶ presence, frequency penalty ─▶ temperature ─▶ top_k ─▶ top_p ─▶ min_p ─▶ draw
+//!                   added once    prompt and output     output only                    0: highest     each keeps a head of the
+//!                                 x > 0 ? x/r : x·r     x − presence − count·frequency    logit       tokens, most likely first
 //! ```
 //!
 //! Among equal logits the lower token id counts as the more likely one. `top_p` measures the mass of what `top_k` kept
@@ -118,6 +118,27 @@ impl Sampler {
             return Ok(Pick { token: scratch.most_likely(logits)? });
         }
         scratch.load(logits);
+        self.pick(scratch)
+    }
+
+    /// As [`Sampler::sample`], of the tokens whose bit is set in `allowed`: bit `token % 32` of word `token / 32`. The others
+    /// count as if the model had ruled them out, before bias and penalties.
+    ///
+    /// # Errors
+    /// See [`Sampler::sample`].
+    pub fn sample_allowed(
+        &self,
+        logits: &[f32],
+        allowed: &[u32],
+        scratch: &mut Scratch,
+    ) -> Result<Pick, SampleError> {
+        scratch.load(logits);
+        scratch.allow(allowed);
+        self.pick(scratch)
+    }
+
+    /// Picks a token from the row in `scratch`.
+    fn pick(&self, scratch: &mut Scratch) -> Result<Pick, SampleError> {
         for (token, bias) in &self.bias {
             scratch.edit(*token, |logit| logit + bias);
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::lookup::Lookup;
+use super::mask::Mask;
 use super::places::Place;
 use super::prefix::Key;
 use super::request::{EngineError, Event, Finish, Finished, Request, TokenId, TokenLogprobs};
@@ -14,6 +15,8 @@ use super::sampler::Sampler;
 pub(super) struct Sequence {
     request: Request,
     sampler: Sampler,
+    /// What rules out tokens, if anything does.
+    mask: Option<Box<dyn Mask>>,
     /// Prompt tokens that are in the cache.
     prefilled: usize,
     /// Those of them that were copied.
@@ -45,6 +48,7 @@ impl Sequence {
         Self {
             request,
             sampler,
+            mask: None,
             prefilled: 0,
             copied: 0,
             prefix: None,
@@ -57,6 +61,11 @@ impl Sequence {
             admitted: None,
             first_token: None,
         }
+    }
+
+    pub(super) fn masked(mut self, mask: Option<Box<dyn Mask>>) -> Self {
+        self.mask = mask;
+        self
     }
 
     /// Whether nobody reads the stream any more.
@@ -82,8 +91,10 @@ impl Sequence {
         self.prefix = prefix;
     }
 
-    pub(super) fn sampler(&mut self) -> &mut Sampler {
-        &mut self.sampler
+    /// What picks the next token, and the tokens that it may be, if not all.
+    pub(super) fn choice(&mut self) -> Result<(&mut Sampler, Option<&[u32]>), EngineError> {
+        let allowed = self.mask.as_mut().map(|mask| mask.allowed()).transpose()?;
+        Ok((&mut self.sampler, allowed))
     }
 
     pub(super) fn prompt(&self) -> &[TokenId] {
@@ -151,13 +162,17 @@ impl Sequence {
     }
 
     /// Takes the picked token: emits it, or ends the sequence. Returns the reason when this was the end.
-    pub(super) fn push(&mut self, token: TokenId, logprobs: Option<Box<TokenLogprobs>>) -> Option<Finish> {
+    pub(super) fn push(
+        &mut self,
+        token: TokenId,
+        logprobs: Option<Box<TokenLogprobs>>,
+    ) -> Result<Option<Finish>, EngineError> {
         if self.first_token.is_none() {
             self.first_token = Some(Instant::now());
             self.emit(Ok(Event::Prefilled { cached_tokens: self.copied }));
         }
         if self.request.stop_tokens.contains(&token) {
-            return Some(Finish::StopToken(token));
+            return Ok(Some(Finish::StopToken(token)));
         }
         self.last = token;
         self.generated += 1;
@@ -165,7 +180,12 @@ impl Sequence {
             lookup.push(token);
         }
         self.emit(Ok(Event::Token { token, logprobs }));
-        (self.generated == self.request.max_tokens).then_some(Finish::Length)
+        // After it was emitted: what may follow can wait, the token should not.
+        let complete = self.mask.as_mut().map(|mask| mask.accept(token)).transpose()?;
+        if complete == Some(true) {
+            return Ok(Some(Finish::Complete));
+        }
+        Ok((self.generated == self.request.max_tokens).then_some(Finish::Length))
     }
 
     /// Tells the end and consumes the sequence, which returns its place.

@@ -1,6 +1,7 @@
 //! The engine over the deterministic fake: scheduling, rows, streams, cancellation, failures.
 
 mod drafts;
+mod masks;
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};

@@ -353,14 +353,18 @@ fn pick(
     logits: &[f32],
     scratch: &mut Scratch,
 ) -> Result<Option<Finish>, EngineError> {
-    let sampler = sequence.sampler();
-    let picked = sampler.sample(logits, scratch).map_err(|error| match error {
+    let (sampler, allowed) = sequence.choice()?;
+    let picked = match allowed {
+        None => sampler.sample(logits, scratch),
+        Some(allowed) => sampler.sample_allowed(logits, allowed, scratch),
+    };
+    let picked = picked.map_err(|error| match error {
         SampleError::NotFinite => EngineError::NotFinite,
         SampleError::NothingAllowed => EngineError::Run(error.to_string()),
     })?;
     sampler.accept(picked.token);
     let logprobs = sequence.logprobs().map(|top| Box::new(Logprobs::new(logits).of_pick(picked.token, top)));
-    Ok(sequence.push(picked.token, logprobs))
+    sequence.push(picked.token, logprobs)
 }
 
 /// Tells the owner of an ended sequence how it ended.
@@ -368,6 +372,10 @@ fn settle(sequence: Sequence, outcome: Result<Option<Finish>, EngineError>, metr
     match outcome {
         Ok(Some(reason)) => sequence.finish(reason),
         Ok(None) => {}
+        Err(error @ EngineError::Mask(_)) => {
+            tracing::debug!(%error, "a format was given up");
+            sequence.fail(error);
+        }
         Err(error) => {
             tracing::error!(%error, "generation failed");
             metrics.engine_failed(if matches!(error, EngineError::NotFinite) { "not_finite" } else { "run" });

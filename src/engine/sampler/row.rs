@@ -50,6 +50,26 @@ impl Scratch {
         self.vocabulary_size = logits.len();
     }
 
+    /// Rules out the tokens of the copy whose bit is not set; see [`super::Sampler::sample_allowed`]. Logits that are no
+    /// numbers stay, so that they are found.
+    pub(super) fn allow(&mut self, allowed: &[u32]) {
+        let ruled_out = |logit: f32| if logit < f32::INFINITY { f32::NEG_INFINITY } else { logit };
+        let mut words = allowed.iter().copied();
+        for block in &mut self.logits {
+            for logits in block.as_chunks_mut::<32>().0 {
+                match words.next().unwrap_or(0) {
+                    0 => logits.iter_mut().for_each(|logit| *logit = ruled_out(*logit)),
+                    u32::MAX => {}
+                    bits => {
+                        for (place, logit) in logits.iter_mut().enumerate() {
+                            *logit = if bits >> place & 1 == 1 { *logit } else { ruled_out(*logit) };
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// The token with the highest logit of a row, the lowest of equals, in one pass and without a copy.
     pub(super) fn most_likely(&mut self, logits: &[f32]) -> Result<TokenId, SampleError> {
         let (blocks, rest) = logits.as_chunks::<BLOCK>();

@@ -160,3 +160,34 @@ fn a_buffer_that_was_used_for_a_longer_row_makes_no_difference() {
     sampler.sample(&[1.0, 2.0, 3.0], &mut scratch).unwrap();
     assert_eq!(scratch.kept_tokens(), [0, 1, 2]);
 }
+
+#[test]
+fn tokens_that_are_not_allowed_count_as_ruled_out_by_the_model() {
+    let allowed: Vec<usize> = vec![0, 33, 63, 64, 95, 130, 199];
+    let mut bits = [0_u32; 7];
+    for token in &allowed {
+        bits[token / 32] |= 1 << (token % 32);
+    }
+    let logits: Vec<f32> = (0u8..200).map(|token| f32::from(token % 17)).collect();
+    let ruled_out: Vec<f32> = (0..200)
+        .map(|token| if allowed.contains(&token) { logits[token] } else { f32::NEG_INFINITY })
+        .collect();
+    let mut scratch = Scratch::default();
+    for temperature in [0.0, 0.5, 2.0] {
+        for seed in 0..20 {
+            let sampling = Sampling {
+                temperature,
+                seed,
+                repetition_penalty: 1.2,
+                logit_bias: vec![(5, 100.0), (33, 2.0)],
+                ..Sampling::greedy()
+            };
+            let sampler = Sampler::new(&sampling, &[64]);
+            let expected = sampler.sample(&ruled_out, &mut scratch);
+            assert_eq!(sampler.sample_allowed(&logits, &bits, &mut scratch), expected);
+        }
+    }
+    let sampler = Sampler::new(&Sampling::greedy(), &[]);
+    assert_eq!(sampler.sample_allowed(&logits, &[], &mut scratch), Err(SampleError::NothingAllowed));
+    assert_eq!(sampler.sample_allowed(&[1.0, f32::NAN], &[1], &mut scratch), Err(SampleError::NotFinite));
+}
