@@ -1,13 +1,14 @@
-//! The request flow: reserve → encode → submit → decode → stop.
+//! The request flow: reserve → encode → compile the format → submit → decode → stop.
 //!
 //! ```text
-//! Input ─▶ reserve a place ─▶ encode (off the async threads) ─▶ submit ─▶ Generation::next ─▶ Delta … Delta::End
+//! Input ─▶ reserve a place ─▶ encode, compile (off the async threads) ─▶ submit ─▶ Generation::next ─▶ Delta … Delta::End
 //! ```
 //!
 //! A request may have several inputs, and want several generations of each: [`Generations`] gives the pieces of all. A
 //! generation pins its model for its whole life. Dropping it cancels the request in the engine.
 
 mod error;
+mod format;
 mod prompt;
 mod several;
 
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::{
-    EngineError, Event, Finish, Place, Request, Sampling, TokenId, TokenLogprobs, TokenStream,
+    EngineError, Event, Finish, Mask, Place, Request, Sampling, TokenId, TokenLogprobs, TokenStream,
 };
 use crate::metrics::GenerationEnd;
 use crate::model::{LoadedModel, Pinned};
@@ -27,6 +28,7 @@ pub use prompt::Prompt;
 pub use several::{Generations, Whole};
 
 pub use crate::text::chat::{Messages, OWN_VARIABLES};
+pub use crate::text::constraint::{Format, FormatError};
 
 /// Generations of one request, prompts times choices: a quarter of the places that there are by default, so that one request
 /// does not take them all.
@@ -55,6 +57,8 @@ pub struct Input {
     pub ignore_eos: bool,
     /// Whether special tokens are left out of the text.
     pub skip_special_tokens: bool,
+    /// What the output has to look like, if that matters.
+    pub format: Option<Format>,
 }
 
 /// How many tokens a generation may have.
@@ -127,7 +131,7 @@ pub enum Delta {
 /// Why a text ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndReason {
-    /// The model ended it.
+    /// The model ended it, or it is all that its format takes.
     EndOfText,
     /// A stop string or a stop token of the request came.
     Stop,
@@ -172,6 +176,7 @@ pub async fn start(model: Pinned, inputs: Vec<Input>) -> Result<Generations, Ref
     for (index, request) in requests.iter().enumerate() {
         model.engine.check(request).map_err(|error| Refused::at(index, error.into()))?;
     }
+    let mut masks = format::masks(&model, &inputs).await?.into_iter();
     let (model, mut places) = (Arc::new(model), places.into_iter());
     let mut all = Vec::with_capacity(wanted);
     for (input, request) in inputs.iter().zip(requests) {
@@ -179,7 +184,8 @@ pub async fn start(model: Pinned, inputs: Vec<Input>) -> Result<Generations, Ref
             let mut request = request.clone();
             // The first choice is the answer that a request for one would get.
             request.sampling.seed = request.sampling.seed.wrapping_add(choice as u64);
-            all.push(Generation::begin(&model, input, (place, request), accepted)?);
+            let mask = masks.next().flatten();
+            all.push(Generation::begin(&model, input, (place, request, mask), accepted)?);
         }
     }
     Ok(Generations::new(all))
@@ -228,12 +234,12 @@ impl Generation {
     fn begin(
         model: &Arc<Pinned>,
         input: &Input,
-        (place, request): (Place, Request),
+        (place, request, mask): (Place, Request, Option<Box<dyn Mask>>),
         accepted: Instant,
     ) -> Result<Self, GenerateError> {
         let prompt_tokens = request.prompt.clone();
         let decoder = Decoder::new(Arc::clone(&model.tokenizer), &prompt_tokens, input.skip_special_tokens)?;
-        let stream = model.engine.submit(place, request)?;
+        let stream = model.engine.submit_masked(place, request, mask)?;
         model.metrics.accepted(prompt_tokens.len());
         Ok(Self {
             model: Arc::clone(model),
@@ -334,7 +340,7 @@ impl Generation {
             Event::Finished(finished) => {
                 let reason = match finished.reason {
                     Finish::StopToken(token) if self.stop_tokens.contains(&token) => EndReason::Stop,
-                    Finish::StopToken(_end_of_text) => EndReason::EndOfText,
+                    Finish::StopToken(_) | Finish::Complete => EndReason::EndOfText,
                     Finish::Length => EndReason::Length,
                 };
                 let Some((decoder, mut stops)) = self.text.take() else {

@@ -2,6 +2,7 @@
 
 use crate::engine::EngineError;
 use crate::text::chat::NoChat;
+use crate::text::constraint::FormatError;
 use crate::text::template::TemplateError;
 use crate::text::tokenizer::TextError;
 
@@ -28,6 +29,9 @@ pub enum GenerateError {
         /// At most.
         allowed: usize,
     },
+    /// The format is none, or the model cannot follow any.
+    #[error(transparent)]
+    Format(#[from] FormatError),
     /// The prompt has no token.
     #[error("the prompt has no tokens")]
     NoTokens,
@@ -81,6 +85,7 @@ impl GenerateError {
             Self::NoTokens
             | Self::NoChat(_)
             | Self::Template(_)
+            | Self::Format(_)
             | Self::TooManyGenerations { .. }
             | Self::TooManyTokens { .. } => false,
             Self::Engine(error) => match error {
@@ -90,6 +95,7 @@ impl GenerateError {
                 | EngineError::CacheExceeded { .. }
                 | EngineError::DeadlineExceeded
                 | EngineError::UnknownToken { .. }
+                | EngineError::Mask(_)
                 | EngineError::Replaced
                 | EngineError::ShuttingDown => false,
             },

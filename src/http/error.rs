@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::openai;
 use super::request_id::RequestId;
 use crate::engine::EngineError;
-use crate::generate::{GenerateError, Refused};
+use crate::generate::{FormatError, GenerateError, Refused};
 use crate::model::Unavailable;
 
 /// What the prompt is called in the native API; [`ApiError::refused`] gives it the name of another.
@@ -152,6 +152,9 @@ impl From<GenerateError> for ApiError {
             GenerateError::NoChat(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "no_chat_template", error.to_string()).at("model")
             }
+            GenerateError::Format(FormatError { part, ref message }) => {
+                Self::invalid_value(&format!("format.{part}"), message)
+            }
             GenerateError::NoTokens => Self::invalid_value(PROMPT, "the prompt has no tokens"),
             GenerateError::Text(_) | GenerateError::Interrupted => {
                 tracing::error!(error = &error as &dyn std::error::Error, "text processing failed");
@@ -178,6 +181,9 @@ impl From<EngineError> for ApiError {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "deadline_exceeded", message).retry_after(1)
             }
             EngineError::UnknownToken { .. } => Self::invalid_value(PROMPT, message),
+            EngineError::Mask(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "format_too_complex", message).at("format")
+            }
             // What the library said is for the log, where the engine has put it.
             EngineError::Run(_) | EngineError::NotFinite => {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "inference_failed", "the model run failed")

@@ -17,8 +17,10 @@ use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
+mod format;
 mod logprobs;
 
+use self::format::NativeFormat;
 use self::logprobs::LogprobsOfToken;
 use super::error::ApiError;
 use super::parameters::{
@@ -31,7 +33,8 @@ use super::{Api, json, sse};
 use crate::engine::TokenId;
 use crate::failpoint;
 use crate::generate::{
-    self, Delta, EndReason, Generation, Generations, Input, MOST_GENERATIONS, MaxTokens, Prompt, Refused,
+    self, Delta, EndReason, Format, Generation, Generations, Input, MOST_GENERATIONS, MaxTokens, Prompt,
+    Refused,
 };
 
 /// Tokens that are generated when the request does not say, if the context has room for them.
@@ -61,6 +64,7 @@ struct NativeRequest {
     return_token_ids: Option<bool>,
     skip_special_tokens: Option<bool>,
     stream: Option<bool>,
+    format: Option<NativeFormat>,
 }
 
 /// The answer.
@@ -198,6 +202,7 @@ fn parse(
         return_token_ids,
         skip_special_tokens,
         stream,
+        format,
     } = request;
     let is_list = matches!(text, Texts::Many(_));
     let texts = checked_texts(text)?;
@@ -223,9 +228,11 @@ fn parse(
         logprobs: checked_alternatives("logprobs", logprobs)?,
         ignore_eos: ignore_eos.unwrap_or(false),
         skip_special_tokens: skip_special_tokens.unwrap_or(true),
+        format: format.map(Format::from),
     };
-    // A stream's pieces continue the prompt unless it is asked for; a whole answer begins with it.
-    let full_text = return_full_text.unwrap_or(!stream.unwrap_or(false));
+    // A stream's pieces continue the prompt unless it is asked for, and what has a format is parsed; otherwise a whole answer
+    // begins with it.
+    let full_text = return_full_text.unwrap_or(!stream.unwrap_or(false) && common.format.is_none());
     let mut answer = Answer {
         started,
         return_token_ids: return_token_ids.unwrap_or(false),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::health::Health;
 use super::manifest::Digest;
@@ -15,6 +15,7 @@ use super::{LiveLimits, ModelName};
 use crate::engine::{Engine, TokenId};
 use crate::metrics::ModelMetrics;
 use crate::text::chat::{Chat, NoChat};
+use crate::text::constraint::Grammars;
 use crate::text::tokenizer::Tokenizer;
 
 /// A model that can answer. When the last hold on it is gone, its memory is given back by a thread of its own.
@@ -35,6 +36,10 @@ pub struct LoadedModel {
     pub end_tokens: Vec<TokenId>,
     /// Messages to a prompt, or why that cannot be.
     pub chat: Result<Arc<Chat>, NoChat>,
+    /// Compiles what outputs have to look like.
+    pub grammars: Arc<Grammars>,
+    /// The right to compile one.
+    pub compiling: Arc<Semaphore>,
     /// Runs the generations.
     pub engine: Engine,
     /// The model's own metrics.
@@ -88,6 +93,8 @@ impl LoadedModel {
             digest,
             memory_bytes,
             promised_bytes,
+            grammars: Arc::new(Grammars::new(Arc::clone(&tokenizer), &end_tokens)),
+            compiling: Arc::new(Semaphore::new(1)),
             tokenizer,
             end_tokens,
             chat,

@@ -16,6 +16,7 @@ mod company;
 mod exactness;
 mod fairness;
 mod faults;
+mod formats;
 mod generated;
 mod golden;
 mod harness;

@@ -120,6 +120,7 @@ impl CommonFields {
             logprobs: None,
             ignore_eos: ignore_eos.unwrap_or(false),
             skip_special_tokens: skip_special_tokens.unwrap_or(true),
+            format: None,
         };
         let stream = checked_stream(stream.unwrap_or(false), stream_options)?;
         Ok(CheckedFields { choices: input.choices, stream, input, seed })
