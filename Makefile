@@ -33,8 +33,8 @@ ARTIFACT = $(ARTIFACTS)/inference-gateway-$(VERSION)-$(IMAGE_ARCH)
 HELM ?= prepared/tools/helm
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick soak generate clean \
-	chart-test e2e image image-check chart-package sbom deny release-check release
+.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick formats soak \
+	generate clean chart-test e2e image image-check chart-package sbom deny release-check release
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -96,6 +96,11 @@ soak: build prepare-tests ## Swap two real models 500 times under load (SOAK_SWA
 
 bench-quick: prepare prepare-tests ## Measure one stream against the same loop written directly on ONNX Runtime
 	$(VENV_PYTHON) scripts/bench/compare.py --model $(MODEL_PATH)
+
+formats: ## Check that answers of the real model hold to 49 JSON schemas, and measure what that costs (some minutes)
+	@$(PYTHON) scripts/prepare.py library model python-formats
+	@$(MAKE) --no-print-directory build
+	$(VENV_PYTHON) scripts/bench/formats.py --model $(MODEL_PATH)
 
 generate: ## Write the files that are made from others (crd/, docs/settings.md, docs/metrics.md, manifests/, charts/)
 	@$(PYTHON) scripts/prepare.py python-tests tools

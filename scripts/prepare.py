@@ -6,6 +6,7 @@
     library        prepared/lib/libonnxruntime.so (of another processor: --machine)
     model          prepared/models/smollm2-135m-instruct-PRECISION/
     tiny           prepared/tiny/NAME/
+    python-formats prepared/venv/ with what `make formats` imports
     python-tests   prepared/venv/ with what the Python tests and the benchmark import
     kubernetes     prepared/kubernetes/ with etcd, kube-apiserver, kube-controller-manager (needs Go)
     tools          prepared/tools/ with helm, kubeconform, promtool, prometheus (needs Go),
@@ -48,7 +49,7 @@ from preparation.tools import prepare_tools
 from preparation.wheels import Downloader, fetch, notice_in_cache, pip_downloader
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-TARGETS = ("library", "model", "tiny", "python-tests", "kubernetes", "tools", "node")
+TARGETS = ("library", "model", "tiny", "python-tests", "python-formats", "kubernetes", "tools", "node")
 MODEL_MEBIBYTES = {"w8a8": 170, "int8": 160, "fp32": 560}
 
 
@@ -203,6 +204,8 @@ def main() -> int:
     for_python = {"python-tests", "tools"} & set(wanted.targets)
     tests = ["requirements.txt", "requirements-tests.txt", "requirements-clients.txt"]
     requirements = tests if for_python else []
+    if "python-formats" in wanted.targets:
+        requirements = [*(requirements or ["requirements.txt"]), "requirements-formats.txt"]
     try:
         with exclusive_lock(CHECKOUT / "prepared" / ".lock", "this checkout") as lock:
             cache = default_cache_folder()
