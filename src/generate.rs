@@ -29,6 +29,7 @@ pub use several::{Generations, Whole};
 
 pub use crate::text::chat::{Messages, OWN_VARIABLES};
 pub use crate::text::constraint::{Format, FormatError};
+pub use crate::text::tools::{Abilities, CallFormat, CallReader, CallSyntax, Function, Piece, ReadCall};
 
 /// Generations of one request, prompts times choices: a quarter of the places that there are by default, so that one request
 /// does not take them all.

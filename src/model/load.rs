@@ -232,9 +232,7 @@ fn chat(
         (None, None) => return Ok(Err(NoChat::Missing)),
     };
     let special = |part| facts.special_token(part).map(str::to_owned);
-    let chat = |template| {
-        Arc::new(Chat { template, bos_token: special("bos_token"), eos_token: special("eos_token") })
-    };
+    let chat = |template| Arc::new(Chat::new(template, special("bos_token"), special("eos_token")));
     Ok(compiled.map(chat).map_err(NoChat::Broken))
 }
 

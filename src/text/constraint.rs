@@ -24,6 +24,7 @@ pub use ahead::Constraint;
 pub use format::{Format, FormatError};
 pub use grammars::Grammars;
 pub use progress::{ConstraintError, Progress};
+pub(in crate::text) use schema::pointer;
 
 #[cfg(test)]
 mod tests;

@@ -6,3 +6,4 @@ pub mod decoder;
 pub mod stop;
 pub mod template;
 pub mod tokenizer;
+pub mod tools;

@@ -144,6 +144,15 @@ impl Tokenizer {
         self.special.contains(&token)
     }
 
+    /// The longest special token that this text begins with, and its length in bytes.
+    pub fn special_at_start(&self, text: &str) -> Option<(u32, usize)> {
+        let contents = self.special.iter().filter_map(|id| Some((*id, self.id_to_token(*id)?)));
+        contents
+            .filter(|(_, content)| !content.is_empty() && text.starts_with(content.as_str()))
+            .map(|(id, content)| (id, content.len()))
+            .max_by_key(|(_, length)| *length)
+    }
+
     /// What this token brings to a text.
     pub(crate) fn piece(&self, token: u32, skip_special_tokens: bool) -> Piece {
         if skip_special_tokens && self.is_special(token) {

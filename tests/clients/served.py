@@ -1,6 +1,7 @@
 """The gateway that the clients talk to: `tests/integration/clients.rs` serves it and says where it is.
 
-By hand, with a gateway that serves a chat model as `chat` and one of `prepared/tiny` as `tiny`:
+By hand, with a gateway that serves a chat model as `chat`, the same with the template of `tests/clients/tools.jinja` as `tools`,
+and one of `prepared/tiny` as `tiny`:
 
     GATEWAY_URL=http://localhost:3000 prepared/venv/bin/python -m unittest discover --start-directory tests/clients
 """
@@ -12,7 +13,7 @@ import unittest
 import urllib.request
 
 URL = os.environ.get("GATEWAY_URL", "")
-CHAT_MODEL, TINY_MODEL = "chat", "tiny"
+CHAT_MODEL, TINY_MODEL, TOOL_MODEL = "chat", "tiny", "tools"
 PATIENCE_SECONDS = 60
 LONG_PROMPT = "The quick brown fox"
 CANCELLED = 'inference_gateway_generations_total{finish_reason="cancelled",model="tiny"}'

@@ -2,6 +2,7 @@
 
 import unittest
 
+import pydantic
 from langchain_core.messages import HumanMessage, SystemMessage
 from langchain_openai import ChatOpenAI, OpenAI
 from served import (
@@ -42,6 +43,21 @@ class LangChainTest(unittest.TestCase):
         model = OpenAI(model=TINY_MODEL, temperature=1.5, max_tokens=8, n=3, best_of=3, seed=4, **ADDRESS)
         texts = [generation.text for generation in model.generate(["abc"]).generations[0]]
         self.assertEqual(len(set(texts)), 3)
+
+    def test_structured_output_and_forced_tools_work_as_langchain_asks_for_them(self) -> None:
+        class Capital(pydantic.BaseModel):
+            """A capital."""
+
+            model_config = pydantic.ConfigDict(extra="forbid")
+            city: str = pydantic.Field(max_length=20)
+
+        model = ChatOpenAI(model=CHAT_MODEL, temperature=0, max_tokens=80, **ADDRESS)
+        question = "What is the capital of France?"
+        for method in ("json_schema", "function_calling"):
+            answer = model.with_structured_output(Capital, method=method).invoke(question)
+            self.assertIsInstance(answer, Capital)
+        called = model.bind_tools([Capital], tool_choice="any").invoke(question)
+        self.assertEqual([call["name"] for call in called.tool_calls], ["Capital"])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """The official OpenAI client against a served gateway."""
 
 import asyncio
+import json
 import unittest
+from typing import Literal
 
 import openai
+import pydantic
 from openai import OpenAI
 from served import (
     CANCELLED,
@@ -11,6 +14,7 @@ from served import (
     LONG_PROMPT,
     RUNNING,
     TINY_MODEL,
+    TOOL_MODEL,
     URL,
     WAITING,
     sample,
@@ -185,6 +189,107 @@ class ModelsTest(ClientTestCase):
         self.assertGreater(models[CHAT_MODEL].created, 1_700_000_000)
 
 
+def tool(name: str, **properties: object) -> dict:
+    parameters = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+    return {"type": "function", "function": {"name": name, "description": name, "parameters": parameters}}
+
+
+class Capital(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    city: str = pydantic.Field(max_length=20)
+    kind: Literal["capital", "village"]
+
+
+class FormatTest(ClientTestCase):
+    def test_an_answer_is_parsed_into_the_callers_class(self) -> None:
+        answer = self.client.chat.completions.parse(
+            model=CHAT_MODEL, messages=QUESTION, response_format=Capital, temperature=0, max_tokens=80
+        )
+        self.assertEqual(answer.choices[0].finish_reason, "stop")
+        parsed = answer.choices[0].message.parsed
+        self.assertIsInstance(parsed, Capital)
+        self.assertIn("Paris", parsed.city)
+
+    def test_a_stream_of_a_format_is_parsed_too(self) -> None:
+        with self.client.chat.completions.stream(
+            model=CHAT_MODEL, messages=QUESTION, response_format=Capital, temperature=0, max_tokens=80
+        ) as stream:
+            final = stream.get_final_completion()
+        self.assertIn("Paris", final.choices[0].message.parsed.city)
+
+    def test_a_choice_and_a_pattern_are_kept_to(self) -> None:
+        for outputs, pattern in (
+            ({"choice": ["yes", "no"]}, "yes|no"),
+            ({"regex": "[A-Z][a-z]{2,8}"}, "[A-Z][a-z]{2,8}"),
+        ):
+            answer = self.client.chat.completions.create(
+                model=CHAT_MODEL, messages=QUESTION, extra_body={"structured_outputs": outputs}, **GREEDY
+            )
+            self.assertRegex(answer.choices[0].message.content, f"^({pattern})$")
+
+
+class ToolTest(ClientTestCase):
+    TOOLS = (
+        tool("get_capital", country={"type": "string", "maxLength": 20}),
+        tool("set_alarm", hour={"type": "integer", "minimum": 0, "maximum": 23}),
+    )
+
+    def test_a_forced_call_and_its_result_make_a_conversation(self) -> None:
+        answer = self.client.chat.completions.create(
+            model=CHAT_MODEL, messages=QUESTION, tools=self.TOOLS, temperature=0, max_tokens=80,
+            tool_choice={"type": "function", "function": {"name": "get_capital"}},
+        )  # fmt: skip
+        choice = answer.choices[0]
+        self.assertEqual((choice.finish_reason, choice.message.content), ("tool_calls", None))
+        (call,) = choice.message.tool_calls
+        self.assertEqual(call.function.name, "get_capital")
+        self.assertEqual(list(json.loads(call.function.arguments)), ["country"])
+        result = {"role": "tool", "tool_call_id": call.id, "content": "Paris"}
+        answer = self.client.chat.completions.create(
+            model=CHAT_MODEL, messages=[*QUESTION, choice.message, result], **GREEDY
+        )
+        self.assertTrue(answer.choices[0].message.content)
+
+    def test_a_required_call_is_streamed_as_the_client_assembles_it(self) -> None:
+        with self.client.chat.completions.stream(
+            model=CHAT_MODEL, messages=QUESTION, tools=self.TOOLS, tool_choice="required", seed=1, max_tokens=80
+        ) as stream:
+            kinds = {event.type for event in stream}
+            final = stream.get_final_completion()
+        self.assertIn("tool_calls.function.arguments.delta", kinds)
+        (call,) = final.choices[0].message.tool_calls
+        self.assertIn(call.function.name, {"get_capital", "set_alarm"})
+        json.loads(call.function.arguments)
+
+    def test_a_template_without_tools_takes_forced_calls_only(self) -> None:
+        with self.assertRaises(openai.BadRequestError) as raised:
+            self.client.chat.completions.create(model=CHAT_MODEL, messages=QUESTION, tools=self.TOOLS, **GREEDY)
+        self.assertEqual((raised.exception.param, raised.exception.code), ("tools", "unsupported_parameter"))
+        self.assertIn("tool_choice", str(raised.exception))
+
+    def test_a_template_with_tools_lets_the_model_choose(self) -> None:
+        said = '<tool_call>\n{"name": "get_capital", "arguments": {"country": "France"}}\n</tool_call>'
+        messages = [{"role": "user", "content": f"Repeat this text exactly, and nothing else:\n{said}"}]
+        request = {"model": TOOL_MODEL, "messages": messages, "tools": self.TOOLS, "temperature": 0, "max_tokens": 60}
+        answer = self.client.chat.completions.create(**request)
+        choice = answer.choices[0]
+        self.assertEqual(choice.finish_reason, "tool_calls")
+        call = choice.message.tool_calls[0]
+        self.assertEqual(call.function.name, "get_capital")
+        self.assertEqual(json.loads(call.function.arguments), {"country": "France"})
+        with self.client.chat.completions.stream(**request) as stream:
+            streamed = stream.get_final_completion().choices[0].message.tool_calls[0]
+        self.assertEqual(streamed.function.arguments, call.function.arguments)
+        without = self.client.chat.completions.create(**request, tool_choice="none")
+        self.assertIsNone(without.choices[0].message.tool_calls)
+
+
 class ErrorTest(ClientTestCase):
     def refused(self, kind: type[openai.APIStatusError], **fields: object) -> openai.APIStatusError:
         request = {"model": TINY_MODEL, "messages": QUESTION, "max_tokens": 2, **fields}
@@ -194,11 +299,11 @@ class ErrorTest(ClientTestCase):
         return raised.exception
 
     def test_errors_are_of_the_clients_classes_and_name_the_field(self) -> None:
-        tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
         for fields, param, code in (
             ({"temperature": 3}, "temperature", "invalid_value"),
-            ({"tools": [tool]}, "tools", "unsupported_parameter"),
-            ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+            ({"tools": [tool("f")]}, "tools", "unsupported_parameter"),
+            ({"tools": [tool("f")], "tool_choice": "sometimes"}, "tool_choice", "invalid_value"),
+            ({"extra_body": {"structured_outputs": {}}}, "structured_outputs", "invalid_value"),
             ({"messages": [{"role": "user", "content": "a" * 300}]}, "messages", "context_length_exceeded"),
             ({"extra_body": {"frobnicate": 1}}, "frobnicate", "unknown_parameter"),
             ({"n": 1000}, "n", "invalid_value"),

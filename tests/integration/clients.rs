@@ -8,7 +8,12 @@ use crate::harness::{ModelsList, entry, prepared, project, tiny};
 async fn clients_in_python_are_answered() {
     let chat = prepared("models/smollm2-135m-instruct-w8a8").display().to_string();
     let small = "runtime: {contextLength: 512, maxBatchSize: 4}";
-    let list = ModelsList::new(&(entry("chat", &chat, small) + &entry("tiny", &tiny("llama"), "")));
+    let template = serde_json::Value::from(include_str!("../clients/tools.jinja"));
+    let with_tools = format!("{} , chatTemplate: {template}}}", small.trim_end_matches('}'));
+    let list = entry("chat", &chat, small)
+        + &entry("tools", &chat, &with_tools)
+        + &entry("tiny", &tiny("llama"), "");
+    let list = ModelsList::new(&list);
     let gateway = list.gateway(&[]).await;
     gateway.wait_ready().await;
     let output = tokio::process::Command::new(prepared("venv/bin/python"))

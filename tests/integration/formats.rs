@@ -180,8 +180,8 @@ async fn what_is_no_format_is_refused_by_the_name_of_its_field() {
         (json!({"type": "choice", "choices": []}), "format.choices", "1 to 4096"),
         (json!({"type": "grammar", "lark": "start: nowhere"}), "format.lark", "nowhere"),
         (json!({"type": "yaml"}), "format.type", "yaml"),
-        (json!({"type": "regex"}), "pattern", "missing field"),
-        (json!({"type": "json_object", "schema": {}}), "schema", "unknown field"),
+        (json!({"type": "regex"}), "format.pattern", "missing field"),
+        (json!({"type": "json_object", "schema": {}}), "format.schema", "unknown field"),
         (json!("json"), "format", "invalid type"),
     ];
     for (format, field, says) in cases {

@@ -3,8 +3,10 @@
 mod chat;
 mod completions;
 mod errors;
+mod formats;
 mod models;
 mod places;
+mod tools;
 
 use reqwest::Response;
 use serde_json::{Value, json};

@@ -103,6 +103,7 @@ async fn log_probabilities_are_those_before_the_mask() {
     let telling = Request { logprobs: Some(1), ..request(&[1, 2], 1) };
     let likeliest = continuation(&[1, 2], 1)[0];
     let mut stream = submit_masked(&engine, telling, rule(9, even));
+    assert!(matches!(stream.next().await, Some(Ok(Event::Prefilled { .. }))));
     let Event::Token { token, logprobs } = stream.next().await.unwrap().unwrap() else {
         panic!("a token comes first")
     };

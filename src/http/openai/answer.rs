@@ -6,8 +6,8 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::errors;
 use super::options::Stream;
+use super::{Names, errors};
 use crate::generate::{Delta, EndReason, Generation, Generations, PickedToken};
 use crate::http::error::ApiError;
 use crate::http::request_id::RequestId;
@@ -94,12 +94,11 @@ struct PromptTokensDetails {
 pub(super) struct Answer<S> {
     envelope: Envelope,
     shape: S,
-    /// Choices of each prompt.
-    choices: usize,
+    names: Names,
 }
 
 impl<S: Shape> Answer<S> {
-    pub(super) fn new(shape: S, choices: usize, request_id: &RequestId, generations: &Generations) -> Self {
+    pub(super) fn new(shape: S, names: Names, request_id: &RequestId, generations: &Generations) -> Self {
         let model = generations.model();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let envelope = Envelope {
@@ -108,24 +107,24 @@ impl<S: Shape> Answer<S> {
             model: model.name.to_string(),
             system_fingerprint: format!("fp_{}", model.revision),
         };
-        Self { envelope, shape, choices }
+        Self { envelope, shape, names }
     }
 
     /// Waits for the end of all choices.
     pub(super) async fn whole(mut self, mut generations: Generations) -> Result<Response, ApiError> {
-        let ended = generations.whole().await?;
+        let ended = generations.whole().await.map_err(|error| self.names.named(error.into()))?;
         let mut choices = Vec::with_capacity(ended.len());
         for (index, one) in ended.into_iter().enumerate() {
             let choice = choice(generations.get_mut(index), index, Some(one.reason));
             choices.push(self.shape.whole(&mut generations, choice, one.text));
         }
-        let usage = Some(UsageField::Now(usage(&generations, self.choices)));
+        let usage = Some(UsageField::Now(usage(&generations, self.names.choices)));
         Ok(Json(self.envelope.around(S::WHOLE, choices, usage)).into_response())
     }
 
     /// Tells each piece as it comes.
     pub(super) fn stream(self, generations: Generations, stream: Stream, request_id: RequestId) -> Response {
-        let Self { envelope, mut shape, choices } = self;
+        let Self { envelope, mut shape, names } = self;
         let chunk = move |envelope: &Envelope, choice| {
             sse::data(&envelope.around(
                 S::CHUNK,
@@ -146,13 +145,13 @@ impl<S: Shape> Answer<S> {
                 shape.piece(choice, text).into_iter().map(|choice| chunk(&envelope, choice)).collect()
             }
             Moment::Failed(error) => {
-                let error = ApiError::from(error);
+                let error = names.named(ApiError::from(error));
                 tracing::debug!(%request_id, code = error.code, "a stream ends with an error");
                 vec![sse::data(&errors::body(&error).1)]
             }
             Moment::End => {
                 let usage = stream.include_usage.then(|| {
-                    let usage = Some(UsageField::Now(usage(generations, choices)));
+                    let usage = Some(UsageField::Now(usage(generations, names.choices)));
                     sse::data(&envelope.around::<S::Chunk>(S::CHUNK, Vec::new(), usage))
                 });
                 usage.into_iter().chain(["[DONE]".to_owned()]).collect()

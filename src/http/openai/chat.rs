@@ -1,19 +1,27 @@
 //! `POST /v1/chat/completions`: chats that are answered, by the model's own chat template.
 
+mod calls;
 mod messages;
+mod tools;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use self::calls::{Said, Speech, ToolCall};
 use self::messages::{Message, checked_messages};
+use self::tools::{CheckedTools, Reading, Tool, ToolChoice, checked_tools};
 use super::answer::{Choice, Shape};
+use super::format::{FormatField, ResponseFormat, StructuredOutputs};
 use super::logprobs::ChatLogprobs;
 use super::options::{CommonFields, Seed, StreamOptions, checked_limit};
-use super::refusals::{Accepted, Unsupported, accept, only, refuse};
+use super::refusals::{Accepted, Unsupported, accept, only, refuse, unsupported};
 use super::{Body, Checked, Names};
-use crate::generate::{Generations, MaxTokens, Messages, OWN_VARIABLES, PickedToken, Prompt};
+use crate::generate::{
+    Abilities, Generations, Input, MaxTokens, Messages, OWN_VARIABLES, PickedToken, Prompt,
+};
 use crate::http::error::ApiError;
 use crate::http::parameters::{LogitBias, SamplingFields, Texts, checked_alternatives};
+use crate::model::LoadedModel;
 
 /// The request as it comes; `None` and `null` mean the default.
 #[derive(Debug, Deserialize)]
@@ -44,13 +52,14 @@ pub(super) struct ChatRequest {
     stream_options: Option<StreamOptions>,
     chat_template_kwargs: Option<Map<String, Value>>,
     add_generation_prompt: Option<bool>,
-    response_format: Option<Value>,
+    response_format: Option<ResponseFormat>,
+    structured_outputs: Option<StructuredOutputs>,
     modalities: Option<Vec<String>>,
     store: Option<bool>,
     service_tier: Option<String>,
-    tools: Option<Unsupported>,
-    tool_choice: Option<Unsupported>,
-    parallel_tool_calls: Option<Unsupported>,
+    tools: Option<Vec<Tool>>,
+    tool_choice: Option<ToolChoice>,
+    parallel_tool_calls: Option<bool>,
     functions: Option<Unsupported>,
     function_call: Option<Unsupported>,
     reasoning_effort: Option<Unsupported>,
@@ -77,8 +86,11 @@ pub(super) struct ChatChoice {
 #[derive(Debug, Serialize)]
 struct AnswerMessage {
     role: &'static str,
-    content: String,
+    /// `null` where there is nothing but calls.
+    content: Option<String>,
     refusal: (),
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ToolCall>,
 }
 
 /// `{"index", "delta", "logprobs", "finish_reason"}`
@@ -94,15 +106,29 @@ pub(super) struct ChatChunk {
 struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
+    /// `null` where there may be nothing but calls.
     #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<String>,
+    content: Option<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ToolCall>,
 }
 
 /// What the answer needs to know of the request.
 pub(super) struct ChatShape {
     logprobs: bool,
-    /// Whether a choice has told its role; as many as were needed so far.
-    begun: Vec<bool>,
+    /// Where tools may be called.
+    reading: Option<Reading>,
+    /// The choices of a stream.
+    streamed: Vec<Streamed>,
+}
+
+/// A choice that is streamed.
+#[derive(Default)]
+struct Streamed {
+    has_role: bool,
+    speech: Option<Speech>,
+    /// Log-probabilities of tokens whose text is not told yet.
+    picked: Vec<PickedToken>,
 }
 
 impl Body for ChatRequest {
@@ -112,7 +138,7 @@ impl Body for ChatRequest {
         self.model.as_deref()
     }
 
-    fn checked(self, vocabulary_size: usize) -> Result<Checked<ChatShape>, ApiError> {
+    fn checked(self, model: &LoadedModel) -> Result<Checked<ChatShape>, ApiError> {
         let Self {
             messages,
             model: _,
@@ -140,6 +166,7 @@ impl Body for ChatRequest {
             chat_template_kwargs,
             add_generation_prompt,
             response_format,
+            structured_outputs,
             modalities,
             store,
             service_tier,
@@ -159,11 +186,9 @@ impl Body for ChatRequest {
             prompt_cache_key,
             metadata,
         } = self;
+        only("modalities", modalities.is_none_or(|all| all == ["text"]), r#"["text"]"#)?;
         accept([user, safety_identifier, prompt_cache_key, metadata]);
         refuse([
-            ("tools", tools),
-            ("tool_choice", tool_choice),
-            ("parallel_tool_calls", parallel_tool_calls),
             ("functions", functions),
             ("function_call", function_call),
             ("reasoning_effort", reasoning_effort),
@@ -173,12 +198,12 @@ impl Body for ChatRequest {
             ("web_search_options", web_search_options),
             ("prompt_cache_retention", prompt_cache_retention),
         ])?;
-        only_text(response_format, modalities)?;
-        let messages = Messages {
-            messages: checked_messages(messages)?,
-            variables: checked_variables(chat_template_kwargs)?,
-            add_generation_prompt: add_generation_prompt.unwrap_or(true),
-        };
+        let abilities = abilities(model);
+        let mut tools = checked_tools(tools, tool_choice, parallel_tool_calls, &abilities)?;
+        let variables = checked_variables(chat_template_kwargs)?;
+        let messages = checked_messages(messages, &abilities)?;
+        let add_generation_prompt = add_generation_prompt.unwrap_or(true);
+        let messages = Messages { messages, tools: tools.declared.take(), variables, add_generation_prompt };
         let common = CommonFields {
             n,
             top_k,
@@ -200,31 +225,57 @@ impl Body for ChatRequest {
             skip_special_tokens,
             stream,
             stream_options,
+            response_format,
+            structured_outputs,
             store,
             service_tier,
         }
-        .checked(vocabulary_size)?;
-        let limits = [("max_completion_tokens", max_completion_tokens), ("max_tokens", max_tokens)];
-        let (max_tokens_name, max_tokens) = checked_limit(limits, MaxTokens::UpTo(usize::MAX))?;
-        let logprobs = checked_logprobs(logprobs.unwrap_or(false), top_logprobs)?;
-        Ok(Checked {
-            inputs: common.inputs(vec![Prompt::Chat(messages)], max_tokens, logprobs),
-            shape: ChatShape { logprobs: logprobs.is_some(), begun: Vec::new() },
-            stream: common.stream,
-            names: Names::new("messages", max_tokens_name, common.choices),
-        })
+        .checked(model.engine.geometry().vocabulary_size)?;
+        let (max_tokens_name, max_tokens) = checked_limits(max_completion_tokens, max_tokens)?;
+        let logprobs = checked_logprobs(logprobs, top_logprobs)?;
+        let mut inputs = common.inputs(vec![Prompt::Chat(messages)], max_tokens, logprobs);
+        let mut names = Names::new("messages", max_tokens_name, &common);
+        hold_to_calls(&mut inputs, &mut names, &tools, model)?;
+        let shape = ChatShape::new(logprobs.is_some(), tools.reading);
+        Ok(Checked { inputs, shape, stream: common.stream, names })
     }
 }
 
-fn only_text(format: Option<Value>, modalities: Option<Vec<String>>) -> Result<(), ApiError> {
-    let is_text = format.is_none_or(|format| format == serde_json::json!({"type": "text"}));
-    only("response_format", is_text, r#"{"type": "text"}"#)?;
-    only("modalities", modalities.is_none_or(|all| all == ["text"]), r#"["text"]"#)
+/// What the model's template can do with tools: nothing, if there is none.
+fn abilities(model: &LoadedModel) -> Abilities {
+    model.chat.as_ref().map(|chat| chat.abilities().clone()).unwrap_or_default()
 }
 
-fn checked_logprobs(wanted: bool, alternatives: Option<u32>) -> Result<Option<usize>, ApiError> {
+fn checked_limits(newer: Option<u64>, older: Option<u64>) -> Result<(&'static str, MaxTokens), ApiError> {
+    let limits = [("max_completion_tokens", newer), ("max_tokens", older)];
+    checked_limit(limits, MaxTokens::UpTo(usize::MAX))
+}
+
+/// An answer that may have calls, or that has to.
+fn hold_to_calls(
+    inputs: &mut [Input],
+    names: &mut Names,
+    tools: &CheckedTools,
+    model: &LoadedModel,
+) -> Result<(), ApiError> {
+    let Some(reading) = &tools.reading else { return Ok(()) };
+    if let Some(field) = names.format {
+        let name = field.named(None);
+        let message = format!("{name} is supported beside tools only where tool_choice is none");
+        return Err(unsupported(name, message));
+    }
+    names.format = Some(FormatField::Tools);
+    for input in inputs {
+        input.format.clone_from(&tools.format);
+        // Marks of calls may be special tokens.
+        input.skip_special_tokens &= !reading.syntax.has_special(&model.tokenizer);
+    }
+    Ok(())
+}
+
+fn checked_logprobs(wanted: Option<bool>, alternatives: Option<u32>) -> Result<Option<usize>, ApiError> {
     let alternatives = checked_alternatives("top_logprobs", alternatives)?;
-    match (wanted, alternatives) {
+    match (wanted.unwrap_or(false), alternatives) {
         (true, alternatives) => Ok(Some(alternatives.unwrap_or(0))),
         (false, None | Some(0)) => Ok(None),
         (false, Some(_)) => {
@@ -246,6 +297,10 @@ fn checked_variables(variables: Option<Map<String, Value>>) -> Result<Map<String
 }
 
 impl ChatShape {
+    fn new(logprobs: bool, reading: Option<Reading>) -> Self {
+        Self { logprobs, reading, streamed: Vec::new() }
+    }
+
     fn logprobs(&self, picked: Vec<PickedToken>) -> Option<ChatLogprobs> {
         self.logprobs.then(|| ChatLogprobs::new(picked))
     }
@@ -260,25 +315,60 @@ impl Shape for ChatShape {
 
     fn whole(&mut self, _generations: &mut Generations, choice: Choice, text: String) -> ChatChoice {
         let Choice { index, picked, finish_reason } = choice;
-        let message = AnswerMessage { role: "assistant", content: text, refusal: () };
+        let (content, tool_calls) = match &self.reading {
+            Some(reading) => reading.whole(&text),
+            None => (text, Vec::new()),
+        };
+        let finish_reason = reason(finish_reason, !tool_calls.is_empty());
+        let content = (!content.is_empty() || tool_calls.is_empty()).then_some(content);
+        let message = AnswerMessage { role: "assistant", content, refusal: (), tool_calls };
         ChatChoice { index, message, logprobs: self.logprobs(picked), finish_reason }
     }
 
     fn begin(&mut self, generations: &mut Generations) -> Vec<ChatChunk> {
-        self.begun = vec![false; generations.all().len()];
+        let streamed =
+            || Streamed { speech: self.reading.as_ref().map(Reading::begin), ..Streamed::default() };
+        self.streamed = generations.all().iter().map(|_generation| streamed()).collect();
         Vec::new()
     }
 
     fn piece(&mut self, choice: Choice, text: Option<String>) -> Vec<ChatChunk> {
         let Choice { index, picked, finish_reason } = choice;
-        let mut chunks = Vec::with_capacity(2);
-        if !std::mem::replace(&mut self.begun[index], true) {
-            let delta = Delta { role: Some("assistant"), content: Some(String::new()) };
-            chunks.push(ChatChunk { index, delta, logprobs: None, finish_reason: None });
+        let streamed = &mut self.streamed[index];
+        streamed.picked.extend(picked);
+        let mut deltas = Vec::with_capacity(2);
+        if !std::mem::replace(&mut streamed.has_role, true) {
+            let content = if streamed.speech.is_none() { Value::from("") } else { Value::Null };
+            deltas.push(Delta { role: Some("assistant"), content: Some(content), ..Delta::default() });
         }
-        let logprobs = if picked.is_empty() { None } else { self.logprobs(picked) };
-        let delta = Delta { role: None, content: text };
-        chunks.push(ChatChunk { index, delta, logprobs, finish_reason });
-        chunks
+        let is_end = finish_reason.is_some();
+        let said = match (&mut streamed.speech, text) {
+            (Some(speech), Some(text)) => speech.push(&text),
+            (Some(speech), None) if is_end => speech.finish(),
+            (None, Some(text)) => vec![Said::Content(text)],
+            (Some(_) | None, None) => Vec::new(),
+        };
+        deltas.extend(said.into_iter().map(|said| match said {
+            Said::Content(text) => Delta { content: Some(Value::String(text)), ..Delta::default() },
+            Said::Call(call) => Delta { tool_calls: vec![call], ..Delta::default() },
+        }));
+        if is_end {
+            deltas.push(Delta::default());
+        }
+        let has_calls = streamed.speech.as_ref().is_some_and(Speech::has_calls);
+        let last = deltas.len().saturating_sub(1);
+        let chunk = |(at, delta): (usize, Delta)| {
+            let tells = delta.role.is_none() && !self.streamed[index].picked.is_empty();
+            let picked = if tells { std::mem::take(&mut self.streamed[index].picked) } else { Vec::new() };
+            let logprobs = if picked.is_empty() { None } else { self.logprobs(picked) };
+            let finish_reason = finish_reason.filter(|_reason| at == last);
+            ChatChunk { index, delta, logprobs, finish_reason: reason(finish_reason, has_calls) }
+        };
+        deltas.into_iter().enumerate().map(chunk).collect()
     }
+}
+
+/// A text that ends by itself after a call ends for it.
+fn reason(finish_reason: Option<&'static str>, has_calls: bool) -> Option<&'static str> {
+    finish_reason.map(|reason| if has_calls && reason == "stop" { "tool_calls" } else { reason })
 }

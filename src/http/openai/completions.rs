@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::answer::{Choice, Shape};
+use super::format::{ResponseFormat, StructuredOutputs};
 use super::logprobs::CompletionLogprobs;
 use super::options::{CommonFields, Seed, StreamOptions, checked_limit, token_ids};
 use super::refusals::{Accepted, Unsupported, accept, only, refuse, unsupported};
@@ -10,6 +11,7 @@ use super::{Body, Checked, Names};
 use crate::generate::{Generations, MOST_GENERATIONS, MaxTokens, PickedToken, Prompt};
 use crate::http::error::ApiError;
 use crate::http::parameters::{LogitBias, SamplingFields, Texts, checked_alternatives};
+use crate::model::LoadedModel;
 
 /// Tokens that are generated when the request does not say, as the dialect has it.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -42,6 +44,8 @@ pub(super) struct CompletionRequest {
     skip_special_tokens: Option<bool>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
+    response_format: Option<ResponseFormat>,
+    structured_outputs: Option<StructuredOutputs>,
     store: Option<bool>,
     service_tier: Option<String>,
     user: Option<Accepted>,
@@ -85,7 +89,8 @@ impl Body for CompletionRequest {
         self.model.as_deref()
     }
 
-    fn checked(self, vocabulary_size: usize) -> Result<Checked<CompletionShape>, ApiError> {
+    fn checked(self, model: &LoadedModel) -> Result<Checked<CompletionShape>, ApiError> {
+        let vocabulary_size = model.engine.geometry().vocabulary_size;
         let Self {
             prompt,
             model: _,
@@ -111,6 +116,8 @@ impl Body for CompletionRequest {
             skip_special_tokens,
             stream,
             stream_options,
+            response_format,
+            structured_outputs,
             store,
             service_tier,
             user,
@@ -140,6 +147,8 @@ impl Body for CompletionRequest {
             skip_special_tokens,
             stream,
             stream_options,
+            response_format,
+            structured_outputs,
             store,
             service_tier,
         }
@@ -168,7 +177,7 @@ impl Body for CompletionRequest {
             inputs: common.inputs(prompts, max_tokens, logprobs),
             shape,
             stream: common.stream,
-            names: Names { is_list, ..Names::new("prompt", max_tokens_name, common.choices) },
+            names: Names { is_list, ..Names::new("prompt", max_tokens_name, &common) },
         })
     }
 }

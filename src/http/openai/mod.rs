@@ -15,6 +15,7 @@ mod answer;
 mod chat;
 mod completions;
 mod errors;
+mod format;
 mod logprobs;
 mod models;
 mod options;
@@ -33,10 +34,12 @@ use serde::de::DeserializeOwned;
 pub(super) use errors::body;
 
 use self::answer::{Answer, Shape};
+use self::format::FormatField;
 use super::error::{ApiError, Dialect};
 use super::request_id::RequestId;
 use super::{Api, json};
 use crate::generate::{self, Input};
+use crate::model::LoadedModel;
 
 /// A request body, parsed and not yet checked.
 trait Body: DeserializeOwned {
@@ -46,8 +49,8 @@ trait Body: DeserializeOwned {
     /// The model that is asked for.
     fn model(&self) -> Option<&str>;
 
-    /// Checks every value; nothing is clamped. Tokens that are named are below `vocabulary_size`.
-    fn checked(self, vocabulary_size: usize) -> Result<Checked<Self::Shape>, ApiError>;
+    /// Checks every value, also against what the model can do; nothing is clamped.
+    fn checked(self, model: &LoadedModel) -> Result<Checked<Self::Shape>, ApiError>;
 }
 
 /// What [`Body::checked`] makes of a request.
@@ -66,6 +69,8 @@ struct Names {
     /// Whether there may be several prompts.
     is_list: bool,
     choices: usize,
+    /// The field that says what the answer has to look like.
+    format: Option<FormatField>,
 }
 
 /// The routes of the dialect.
@@ -98,14 +103,13 @@ async fn answer<B: Body>(
     let body: B = json::read(request.into_body(), api.limits.body_bytes).await?;
     let model = api.registry.pin(body.model(), api.limits.request_timeout).await?;
     let revision = HeaderValue::from_str(&model.revision).expect("a revision is hexadecimal");
-    let Checked { mut inputs, shape, stream, names } =
-        body.checked(model.engine.geometry().vocabulary_size)?;
+    let Checked { mut inputs, shape, stream, names } = body.checked(&model)?;
     let timeout = model.live().request_timeout.saturating_sub(started.elapsed());
     for input in &mut inputs {
         input.timeout = Some(timeout);
     }
     let generations = generate::start(model, inputs).await.map_err(|refused| names.refused(refused))?;
-    let answer = Answer::new(shape, names.choices, request_id, &generations);
+    let answer = Answer::new(shape, names, request_id, &generations);
     let mut response = match stream {
         Some(stream) => answer.stream(generations, stream, request_id.clone()),
         None => answer.whole(generations).await?.into_response(),
@@ -123,6 +127,17 @@ impl Names {
             _ if too_many && self.choices > 1 => "n".to_owned(),
             _ => self.prompt.to_owned(),
         });
-        if error.field.as_deref() == Some("max_tokens") { error.at(self.max_tokens) } else { error }
+        self.named(error)
+    }
+
+    /// An error with the names of the fields here.
+    fn named(&self, error: ApiError) -> ApiError {
+        let field = error.field.as_deref().unwrap_or_default();
+        let name = match (field.strip_prefix("format"), self.format) {
+            _ if field == "max_tokens" => self.max_tokens,
+            (Some(part), Some(format)) => format.named(part.strip_prefix('.')),
+            _ => return error,
+        };
+        error.at(name)
     }
 }

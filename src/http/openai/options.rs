@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
 use super::Names;
+use super::format::{FormatField, ResponseFormat, StructuredOutputs, checked_format};
 use super::refusals::{Unsupported, only, refuse};
 use crate::engine::TokenId;
 use crate::generate::{Input, MOST_GENERATIONS, MaxTokens, Prompt};
@@ -27,6 +28,8 @@ pub(super) struct CommonFields {
     pub(super) skip_special_tokens: Option<bool>,
     pub(super) stream: Option<bool>,
     pub(super) stream_options: Option<StreamOptions>,
+    pub(super) response_format: Option<ResponseFormat>,
+    pub(super) structured_outputs: Option<StructuredOutputs>,
     pub(super) store: Option<bool>,
     pub(super) service_tier: Option<String>,
 }
@@ -35,6 +38,8 @@ pub(super) struct CommonFields {
 pub(super) struct CheckedFields {
     pub(super) choices: usize,
     pub(super) stream: Option<Stream>,
+    /// The field that says what the answer has to look like.
+    pub(super) format_field: Option<FormatField>,
     input: Input,
     seed: Option<u64>,
 }
@@ -97,6 +102,8 @@ impl CommonFields {
             skip_special_tokens,
             stream,
             stream_options,
+            response_format,
+            structured_outputs,
             store,
             service_tier,
         } = self;
@@ -109,6 +116,7 @@ impl CommonFields {
         only("include_stop_str_in_output", include_stop_str_in_output != Some(true), "false")?;
         sampling.top_k = top_k.map(checked_top_k).transpose()?;
         let seed = seed.map(|Seed(seed)| seed);
+        let (format_field, format) = checked_format(response_format, structured_outputs)?.unzip();
         let input = Input {
             prompt: Prompt::Tokens(Vec::new()),
             choices: n.map_or(Ok(1), checked_n)?,
@@ -120,10 +128,10 @@ impl CommonFields {
             logprobs: None,
             ignore_eos: ignore_eos.unwrap_or(false),
             skip_special_tokens: skip_special_tokens.unwrap_or(true),
-            format: None,
+            format,
         };
         let stream = checked_stream(stream.unwrap_or(false), stream_options)?;
-        Ok(CheckedFields { choices: input.choices, stream, input, seed })
+        Ok(CheckedFields { choices: input.choices, stream, format_field, input, seed })
     }
 }
 
@@ -204,7 +212,7 @@ pub(super) fn token_ids(
 }
 
 impl Names {
-    pub(super) fn new(prompt: &'static str, max_tokens: &'static str, choices: usize) -> Self {
-        Self { prompt, max_tokens, is_list: false, choices }
+    pub(super) fn new(prompt: &'static str, max_tokens: &'static str, common: &CheckedFields) -> Self {
+        Self { prompt, max_tokens, is_list: false, choices: common.choices, format: common.format_field }
     }
 }

@@ -5,6 +5,7 @@ use llguidance::api::TopLevelGrammar;
 use serde_json::Value;
 
 use super::schema;
+use crate::text::tools::{CallFormat, CallSyntax};
 
 /// Length of a schema, or of all choices together.
 const MOST_BYTES: usize = 128 << 10;
@@ -33,13 +34,15 @@ pub enum Format {
     Choice(Vec<String>),
     /// A text of this grammar, in Lark's notation as `llguidance` reads it.
     Lark(String),
+    /// Calls of tools and nothing else.
+    Calls(CallFormat),
 }
 
 /// Why a format is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct FormatError {
-    /// The part of the format that is at fault: `schema`, `pattern`, `choices`, `lark`; `type` where it is the kind itself.
+    /// The part of the format that is at fault: `schema`, `pattern`, `choices`, `lark`, `tools`; `type` where it is the kind itself.
     pub part: &'static str,
     /// What is wrong, and where.
     pub message: String,
@@ -54,6 +57,7 @@ impl Format {
             Self::Regex(_) => "pattern",
             Self::Choice(_) => "choices",
             Self::Lark(_) => "lark",
+            Self::Calls(_) => "tools",
         }
     }
 
@@ -63,13 +67,17 @@ impl Format {
     }
 
     /// Refuses what costs little to refuse.
-    pub(super) fn check(&self) -> Result<(), FormatError> {
+    ///
+    /// # Errors
+    /// The format is too long, or has something that is not supported.
+    pub fn check(&self) -> Result<(), FormatError> {
         let (bytes, most) = match self {
             Self::JsonSchema(schema) => (schema.to_string().len(), MOST_BYTES),
             Self::JsonObject => (0, MOST_BYTES),
             Self::Regex(pattern) => (pattern.len(), MOST_PATTERN_BYTES),
             Self::Lark(grammar) => (grammar.len(), MOST_GRAMMAR_BYTES),
             Self::Choice(choices) => (choices.iter().map(String::len).sum(), MOST_BYTES),
+            Self::Calls(calls) => (calls.schema().to_string().len(), MOST_BYTES),
         };
         let part = self.part();
         if bytes > most {
@@ -77,6 +85,7 @@ impl Format {
         }
         match self {
             Self::JsonSchema(schema) => schema::check(schema).map_err(|message| self.error(message)),
+            Self::Calls(calls) => schema::check(&calls.schema()).map_err(|message| self.error(message)),
             Self::Choice(choices) if choices.is_empty() || choices.len() > MOST_CHOICES => {
                 Err(self.error(format!("{part} takes 1 to {MOST_CHOICES} texts, got {}", choices.len())))
             }
@@ -91,7 +100,8 @@ impl Format {
         }
     }
 
-    pub(super) fn grammar(&self) -> TopLevelGrammar {
+    /// `special` tells the special token that a text begins with, if it begins with one.
+    pub(super) fn grammar(&self, special: impl Fn(&str) -> Option<(u32, usize)>) -> TopLevelGrammar {
         match self {
             Self::JsonSchema(schema) => json_grammar(schema.clone()),
             Self::JsonObject => json_grammar(serde_json::json!({"type": "object"})),
@@ -101,11 +111,16 @@ impl Format {
                 TopLevelGrammar::from_lark(format!("start: {}", literals.join(" | ")))
             }
             Self::Lark(grammar) => TopLevelGrammar::from_lark(grammar.clone()),
+            Self::Calls(calls) => TopLevelGrammar::from_lark(calls_grammar(calls, special)),
         }
     }
 }
 
-fn json_grammar(mut schema: Value) -> TopLevelGrammar {
+fn json_grammar(schema: Value) -> TopLevelGrammar {
+    TopLevelGrammar::from_json_schema(with_options(schema))
+}
+
+fn with_options(mut schema: Value) -> Value {
     if schema == Value::Bool(true) {
         schema = serde_json::json!({});
     }
@@ -117,7 +132,40 @@ fn json_grammar(mut schema: Value) -> TopLevelGrammar {
         };
         options.apply_to(&mut schema);
     }
-    TopLevelGrammar::from_json_schema(schema)
+    schema
+}
+
+fn calls_grammar(calls: &CallFormat, special: impl Fn(&str) -> Option<(u32, usize)>) -> String {
+    let CallSyntax { begin, between, end, .. } = &calls.syntax;
+    let mark = |text: &str| mark(text, &special);
+    let more = match between {
+        Some(between) if calls.several => format!("({} call)*", mark(between)),
+        _ => String::new(),
+    };
+    let start = format!("start: {} call {more} {}", mark(begin), mark(end));
+    format!("{start}\ncall: %json {}", with_options(calls.schema()))
+}
+
+/// A text in Lark, in which special tokens are no text.
+fn mark(text: &str, special: impl Fn(&str) -> Option<(u32, usize)>) -> String {
+    let (mut parts, mut plain, mut rest) = (Vec::new(), String::new(), text);
+    let finish = |plain: &mut String, parts: &mut Vec<String>| {
+        if !plain.is_empty() {
+            parts.push(literal(&std::mem::take(plain)));
+        }
+    };
+    while let Some(next) = rest.chars().next() {
+        if let Some((token, length)) = special(rest) {
+            finish(&mut plain, &mut parts);
+            parts.push(format!("<[{token}]>"));
+            rest = &rest[length..];
+        } else {
+            plain.push(next);
+            rest = &rest[next.len_utf8()..];
+        }
+    }
+    finish(&mut plain, &mut parts);
+    parts.join(" ")
 }
 
 /// A text as a literal of Lark, which is a JSON string without a line break.

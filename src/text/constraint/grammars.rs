@@ -88,7 +88,8 @@ impl Grammars {
         let factory = &self.workshop()?.factory;
         let compile = || {
             format.check()?;
-            let mut matcher = Matcher::new(factory.create_parser(format.grammar()));
+            let grammar = format.grammar(|text| self.tokenizer.special_at_start(text));
+            let mut matcher = Matcher::new(factory.create_parser(grammar));
             // Some mistakes show only when an output begins.
             let begun = matcher.compute_mask();
             match matcher.get_error().or_else(|| begun.err().map(|error| error.to_string())) {

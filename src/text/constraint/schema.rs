@@ -100,6 +100,6 @@ fn check_value(keyword: &str, value: &Value) -> Result<(), String> {
 }
 
 /// A name as a part of a JSON pointer.
-fn pointer(name: &str) -> String {
+pub(in crate::text) fn pointer(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }

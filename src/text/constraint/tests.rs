@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::text::tokenizer::Tokenizer;
 use crate::text::tokenizer::tests::{END, byte_level, sentence_piece};
+use crate::text::tools::{CallFormat, CallSyntax, Function};
 
 fn grammars_of(tokenizer: Tokenizer, end: u32) -> Grammars {
     Grammars::new(Arc::new(tokenizer), &[end])
@@ -136,6 +137,46 @@ fn special_tokens_are_never_text() {
     let allowed = tokens(constraint.allowed().unwrap());
     assert!(!allowed.contains(&END) && allowed.contains(&(END + 1)), "`<tool>` is an ordinary one");
     assert!(takes(&grammars(), &any, "<|end|"), "its text alone is text");
+}
+
+#[test]
+fn calls_of_tools_are_what_their_marks_and_schemas_say() {
+    let function = |name: &str, parameters| Function { name: name.to_owned(), parameters };
+    let functions = vec![
+        function(
+            "f",
+            json!({"type": "object", "properties": {"x": {"$ref": "#/$defs/x"}}, "required": ["x"],
+            "additionalProperties": false, "$defs": {"x": {"enum": [1, 2]}}}),
+        ),
+        function("g", json!({"type": "object", "additionalProperties": false})),
+    ];
+    // `<tool>` is a token of its own but text, `<|end|>` is special.
+    let marked = CallSyntax {
+        begin: "<tool>\n".to_owned(),
+        between: Some(", ".to_owned()),
+        end: " \"<|end|>".to_owned(),
+        ..CallSyntax::plain()
+    };
+    let format = |syntax: &CallSyntax, several| {
+        Format::Calls(CallFormat { syntax: syntax.clone(), functions: functions.clone(), several })
+    };
+    let (f, g) = (r#"{"name": "f", "arguments": {"x": 2}}"#, r#"{"name": "g", "arguments": {}}"#);
+    let unended = grammars_of(byte_level(), END + 2);
+    for (syntax, several, text, taken) in [
+        (&marked, true, format!("<tool>\n{f}, {g}, {f} \"<|end|>"), true),
+        (&marked, false, format!("<tool>\n{g} \"<|end|>"), true),
+        (&marked, false, format!("<tool>\n{f}, {g} \"<|end|>"), false),
+        (&marked, true, format!("{f} \"<|end|>"), false),
+        (&CallSyntax::plain(), true, f.to_owned(), true),
+        (&CallSyntax::plain(), true, format!("{f}{g}"), false),
+        (&CallSyntax::plain(), true, f.replace('2', "3"), false),
+        (&CallSyntax::plain(), true, g.replace('g', "h"), false),
+    ] {
+        assert_eq!(takes(&unended, &format(syntax, several), &text), taken, "{text}");
+    }
+    let broken = vec![function("f", json!({"type": "object", "not": {}}))];
+    let broken = CallFormat { syntax: marked, functions: broken, several: false };
+    assert_eq!(refused(&Format::Calls(broken)).part, "tools");
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! The messages of a chat: checked here, so that a template sees texts where it expects them.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::generate::Abilities;
 use crate::http::error::ApiError;
-use crate::http::openai::refusals::{Unsupported, refuse, unsupported};
+use crate::http::openai::refusals::{Accepted, Unsupported, accept, refuse, unsupported};
 
 /// A message as it comes; `null` means that a field is not there.
 #[derive(Debug, Deserialize)]
@@ -14,8 +17,8 @@ pub(super) struct Message {
     content: Option<Content>,
     name: Option<String>,
     refusal: Option<Unsupported>,
-    tool_calls: Option<Unsupported>,
-    tool_call_id: Option<Unsupported>,
+    tool_calls: Option<Vec<Call>>,
+    tool_call_id: Option<String>,
     function_call: Option<Unsupported>,
     audio: Option<Unsupported>,
     annotations: Option<Unsupported>,
@@ -34,45 +37,159 @@ struct Part {
     text: Option<String>,
 }
 
-/// The messages as a template takes them.
-pub(super) fn checked_messages(messages: Vec<Message>) -> Result<Vec<Value>, ApiError> {
+/// `{"id", "type": "function", "function": {"name", "arguments"}}`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Call {
+    id: String,
+    r#type: Option<String>,
+    function: Option<CalledFunction>,
+    custom: Option<Unsupported>,
+    /// Of a call that was streamed: nothing comes of it.
+    index: Option<Accepted>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CalledFunction {
+    name: String,
+    arguments: String,
+}
+
+/// The messages as a template with these abilities takes them.
+pub(super) fn checked_messages(
+    messages: Vec<Message>,
+    abilities: &Abilities,
+) -> Result<Vec<Value>, ApiError> {
     if messages.is_empty() {
         return Err(ApiError::invalid_value("messages", "messages must not be empty"));
     }
-    messages.into_iter().enumerate().map(|(index, message)| checked(index, message)).collect()
+    let mut checking = Checking { abilities, called: HashMap::new() };
+    messages.into_iter().enumerate().map(|(index, message)| checking.checked(index, message)).collect()
 }
 
-fn checked(index: usize, message: Message) -> Result<Value, ApiError> {
-    let Message { role, content, name, refusal, tool_calls, tool_call_id, function_call, audio, annotations } =
-        message;
-    let field = |name: &str| format!("messages[{index}].{name}");
-    refuse([
-        (&field("refusal"), refusal),
-        (&field("tool_calls"), tool_calls),
-        (&field("tool_call_id"), tool_call_id),
-        (&field("function_call"), function_call),
-        (&field("audio"), audio),
-        (&field("annotations"), annotations),
-    ])?;
-    let role = match role.as_str() {
-        // The dialect's newer word, which templates do not know.
-        "developer" => "system",
-        "system" | "user" | "assistant" => &role,
-        "tool" | "function" => {
-            let message = format!("messages[{index}]: messages of the role {role} are not supported");
-            return Err(unsupported(&field("role"), message));
+struct Checking<'a> {
+    abilities: &'a Abilities,
+    /// Ids of calls so far, and the names of their functions.
+    called: HashMap<String, String>,
+}
+
+impl Checking<'_> {
+    fn checked(&mut self, index: usize, message: Message) -> Result<Value, ApiError> {
+        let Message {
+            role,
+            content,
+            name,
+            refusal,
+            tool_calls,
+            tool_call_id,
+            function_call,
+            audio,
+            annotations,
+        } = message;
+        let field = |name: &str| format!("messages[{index}].{name}");
+        refuse([
+            (&field("refusal"), refusal),
+            (&field("function_call"), function_call),
+            (&field("audio"), audio),
+            (&field("annotations"), annotations),
+        ])?;
+        let role = match role.as_str() {
+            // The dialect's newer word, which templates do not know.
+            "developer" => "system",
+            "system" | "user" | "assistant" | "tool" => &role,
+            "function" => {
+                let message = format!("messages[{index}]: messages of the role {role} are not supported");
+                return Err(unsupported(&field("role"), message));
+            }
+            _ => {
+                let message = format!("{} must be system, developer, user, assistant or tool", field("role"));
+                return Err(ApiError::invalid_value(&field("role"), message));
+            }
+        };
+        let only_of = |name: &str, role: &str| {
+            let name = field(name);
+            ApiError::invalid_value(&name, format!("{name} belongs to messages of the role {role}"))
+        };
+        let content_field = field("content");
+        let mut checked = match (tool_calls.filter(|calls| !calls.is_empty()), tool_call_id) {
+            (Some(calls), None) if role == "assistant" => {
+                // Beside calls there may be nothing.
+                let content =
+                    content.map(|content| checked_content(&content_field, Some(content))).transpose()?;
+                self.calling(&field("tool_calls"), &content.unwrap_or_default(), calls)?
+            }
+            (Some(_), _) => return Err(only_of("tool_calls", "assistant")),
+            (None, Some(id)) if role == "tool" => {
+                self.result(index, &id, &checked_content(&content_field, content)?)?
+            }
+            (None, Some(_)) => return Err(only_of("tool_call_id", "tool")),
+            (None, None) if role == "tool" => {
+                let field = field("tool_call_id");
+                return Err(ApiError::invalid_value(
+                    &field,
+                    format!("{field} must name the call that this answers"),
+                ));
+            }
+            (None, None) => json!({"role": role, "content": checked_content(&content_field, content)?}),
+        };
+        if let Some(name) = name {
+            checked["name"] = Value::String(name);
         }
-        _ => {
-            let message = format!("{} must be system, developer, user or assistant", field("role"));
-            return Err(ApiError::invalid_value(&field("role"), message));
-        }
-    };
-    let content = checked_content(&field("content"), content)?;
-    let mut checked = json!({"role": role, "content": content});
-    if let Some(name) = name {
-        checked["name"] = Value::String(name);
+        Ok(checked)
     }
-    Ok(checked)
+
+    /// An answer that had calls. A template that writes none gets them as the model wrote them: as JSON.
+    fn calling(&mut self, field: &str, content: &str, calls: Vec<Call>) -> Result<Value, ApiError> {
+        let (mut told, mut texts) = (Vec::with_capacity(calls.len()), Vec::new());
+        if !content.is_empty() {
+            texts.push(content.to_owned());
+        }
+        for (index, Call { id, r#type, function, custom, index: streamed }) in calls.into_iter().enumerate() {
+            let field = format!("{field}[{index}]");
+            refuse([(&format!("{field}.custom"), custom)])?;
+            accept([streamed]);
+            if r#type.is_some_and(|kind| kind != "function") {
+                let field = format!("{field}.type");
+                return Err(unsupported(
+                    &field,
+                    format!("{field}: only calls of the type function are supported"),
+                ));
+            }
+            let missing =
+                || ApiError::invalid_value(&format!("{field}.function"), format!("{field} has no function"));
+            let CalledFunction { name, arguments } = function.ok_or_else(missing)?;
+            let parsed: Value = serde_json::from_str(&arguments).map_err(|error| {
+                let field = format!("{field}.function.arguments");
+                ApiError::invalid_value(&field, format!("{field} must be a text that is JSON: {error}"))
+            })?;
+            texts.push(format!(r#"{{"name": {}, "arguments": {arguments}}}"#, Value::from(name.as_str())));
+            told.push(json!({"id": id, "type": "function", "function": {"name": name, "arguments": parsed}}));
+            self.called.insert(id, name);
+        }
+        Ok(if self.abilities.writes {
+            json!({"role": "assistant", "content": content, "tool_calls": told})
+        } else {
+            json!({"role": "assistant", "content": texts.join("\n")})
+        })
+    }
+
+    /// What came of a call.
+    fn result(&self, index: usize, id: &str, content: &str) -> Result<Value, ApiError> {
+        if !self.abilities.results {
+            let message =
+                format!("messages[{index}]: the chat template of this model leaves out messages of tools");
+            return Err(unsupported(&format!("messages[{index}].role"), message));
+        }
+        let Some(name) = self.called.get(id) else {
+            let field = format!("messages[{index}].tool_call_id");
+            return Err(ApiError::invalid_value(
+                &field,
+                format!("{field} {id:?} is the id of no call before it"),
+            ));
+        };
+        Ok(json!({"role": "tool", "tool_call_id": id, "name": name, "content": content}))
+    }
 }
 
 /// One text; the parts of several each begin a line.
