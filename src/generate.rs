@@ -7,6 +7,7 @@
 //! A request may have several inputs, and want several generations of each: [`Generations`] gives the pieces of all. A
 //! generation pins its model for its whole life. Dropping it cancels the request in the engine.
 
+mod ending;
 mod error;
 mod format;
 mod prompt;
@@ -24,11 +25,12 @@ use crate::text::decoder::Decoder;
 use crate::text::stop::{StopEvent, Stops};
 
 pub use error::{GenerateError, Refused};
-pub use prompt::Prompt;
+pub use prompt::{Prompt, tokenize};
 pub use several::{Generations, Whole};
 
 pub use crate::text::chat::{Messages, OWN_VARIABLES};
 pub use crate::text::constraint::{Format, FormatError};
+pub use crate::text::tokenizer::TokenSpan;
 pub use crate::text::tools::{Abilities, CallFormat, CallReader, CallSyntax, Function, Piece, ReadCall};
 
 /// Generations of one request, prompts times choices: a quarter of the places that there are by default, so that one request
@@ -50,6 +52,8 @@ pub struct Input {
     pub timeout: Option<Duration>,
     /// The text ends before the first of these.
     pub stop: Vec<String>,
+    /// Whether the stop string that ended the text is a part of it.
+    pub include_stop: bool,
     /// The text ends before the first of these tokens; they are in the vocabulary.
     pub stop_tokens: Vec<TokenId>,
     /// Whether tokens come with log-probabilities, and with how many alternatives.
@@ -76,7 +80,11 @@ pub struct Generation {
     model: Arc<Pinned>,
     prompt_tokens: Vec<TokenId>,
     cached_tokens: usize,
+    queued: Duration,
     token_ids: Vec<TokenId>,
+    most_tokens: usize,
+    /// Whether the output may be complete before a token says so.
+    has_format: bool,
     /// Stop tokens that the request named itself.
     stop_tokens: Vec<TokenId>,
     /// Those that nobody has taken yet.
@@ -85,6 +93,9 @@ pub struct Generation {
     stream: Option<TokenStream>,
     /// `None` once their end has been taken.
     text: Option<(Decoder, Stops)>,
+    include_stop: bool,
+    /// The token that ended the text, once one has, with its log-probability if the request asks.
+    end_token: Option<(TokenId, Option<PickedToken>)>,
     /// The last event, when its text had to go out before it.
     ended: Option<EndReason>,
     clock: Clock,
@@ -115,6 +126,7 @@ pub struct LikelyToken {
 /// When things happened, for the metrics.
 struct Clock {
     accepted: Instant,
+    submitted: Instant,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
     counted: bool,
@@ -238,7 +250,8 @@ impl Generation {
         (place, request, mask): (Place, Request, Option<Box<dyn Mask>>),
         accepted: Instant,
     ) -> Result<Self, GenerateError> {
-        let prompt_tokens = request.prompt.clone();
+        let (prompt_tokens, most_tokens, has_format) =
+            (request.prompt.clone(), request.max_tokens, mask.is_some());
         let decoder = Decoder::new(Arc::clone(&model.tokenizer), &prompt_tokens, input.skip_special_tokens)?;
         let stream = model.engine.submit_masked(place, request, mask)?;
         model.metrics.accepted(prompt_tokens.len());
@@ -246,13 +259,24 @@ impl Generation {
             model: Arc::clone(model),
             prompt_tokens,
             cached_tokens: 0,
+            queued: Duration::ZERO,
             token_ids: Vec::new(),
+            most_tokens,
+            has_format,
             stop_tokens: input.stop_tokens.clone(),
             logprobs: Vec::new(),
             stream: Some(stream),
             text: Some((decoder, Stops::new(input.stop.clone()))),
+            include_stop: input.include_stop,
+            end_token: None,
             ended: None,
-            clock: Clock { accepted, first_token: None, last_token: None, counted: false },
+            clock: Clock {
+                accepted,
+                submitted: Instant::now(),
+                first_token: None,
+                last_token: None,
+                counted: false,
+            },
             faulty: false,
         })
     }
@@ -317,8 +341,8 @@ impl Generation {
     /// Takes an event of the engine and returns the text that can go out.
     fn take(&mut self, event: Option<Result<Event, EngineError>>) -> Result<String, GenerateError> {
         match event.ok_or(EngineError::Stopped)?? {
-            Event::Prefilled { cached_tokens } => {
-                self.cached_tokens = cached_tokens;
+            Event::Prefilled { cached_tokens, queued } => {
+                (self.cached_tokens, self.queued) = (cached_tokens, queued);
                 Ok(String::new())
             }
             Event::Token { token, logprobs } => {
@@ -334,7 +358,9 @@ impl Generation {
                 let text = decoder.push(token)?;
                 let (text, reason) = match stops.push(&text) {
                     StopEvent::Text(text) => (text, None),
-                    StopEvent::Stopped { text, stop: _ } => (text, Some(EndReason::Stop)),
+                    StopEvent::Stopped { text, stop } => {
+                        (stopped_text(text, &stop, self.include_stop), Some(EndReason::Stop))
+                    }
                 };
                 Ok(self.stopped((text, reason)))
             }
@@ -344,19 +370,24 @@ impl Generation {
                     Finish::StopToken(_) | Finish::Complete => EndReason::EndOfText,
                     Finish::Length => EndReason::Length,
                 };
+                if let Finish::StopToken(token) = finished.reason {
+                    let picked = finished.logprobs.map(|logprobs| self.picked_token(token, *logprobs));
+                    self.end_token = Some((token, picked.transpose()?));
+                }
                 let Some((decoder, mut stops)) = self.text.take() else {
                     return Ok(String::new());
                 };
                 let held = decoder.finish()?;
                 let (mut text, reason) = match stops.push(&held) {
-                    StopEvent::Stopped { text, stop: _ } => {
+                    StopEvent::Stopped { text, stop } => {
+                        let text = stopped_text(text, &stop, self.include_stop);
                         return Ok(self.stopped((text, Some(EndReason::Stop))));
                     }
                     StopEvent::Text(text) => (text, reason),
                 };
                 let reason = match stops.finish() {
-                    StopEvent::Stopped { text: last, stop: _ } => {
-                        text.push_str(&last);
+                    StopEvent::Stopped { text: last, stop } => {
+                        text.push_str(&stopped_text(last, &stop, self.include_stop));
                         EndReason::Stop
                     }
                     StopEvent::Text(last) => {
@@ -402,6 +433,11 @@ impl Generation {
             self.model.metrics.generation(end, self.token_ids.len(), self.clock.accepted.elapsed(), decode);
         }
     }
+}
+
+/// The last text, with the stop string that ended it if it is a part of it.
+fn stopped_text(text: String, stop: &str, include_stop: bool) -> String {
+    if include_stop { text + stop } else { text }
 }
 
 impl Drop for Generation {

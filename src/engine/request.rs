@@ -81,6 +81,8 @@ pub enum Event {
     Prefilled {
         /// Prompt tokens whose cache was copied, not computed.
         cached_tokens: usize,
+        /// Waiting for a row of the batch.
+        queued: Duration,
     },
     /// The next token of the output.
     Token {
@@ -107,6 +109,8 @@ pub struct TokenLogprobs {
 pub struct Finished {
     /// Why it ended.
     pub reason: Finish,
+    /// How likely the stop token was that ended it, if one did and the request asks.
+    pub logprobs: Option<Box<TokenLogprobs>>,
     /// Waiting for a row of the batch.
     pub queued: Duration,
     /// From the row to the first picked token.

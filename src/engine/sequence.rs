@@ -26,6 +26,8 @@ pub(super) struct Sequence {
     /// The last picked token: the input of the next decode step.
     last: TokenId,
     generated: usize,
+    /// How likely the stop token was, once one has ended the sequence.
+    stop_logprobs: Option<Box<TokenLogprobs>>,
     /// The whole text, when tokens are drafted.
     lookup: Option<Lookup>,
     stream: mpsc::Sender<Result<Event, EngineError>>,
@@ -54,6 +56,7 @@ impl Sequence {
             prefix: None,
             last: 0,
             generated: 0,
+            stop_logprobs: None,
             lookup,
             stream,
             _place: place,
@@ -169,9 +172,10 @@ impl Sequence {
     ) -> Result<Option<Finish>, EngineError> {
         if self.first_token.is_none() {
             self.first_token = Some(Instant::now());
-            self.emit(Ok(Event::Prefilled { cached_tokens: self.copied }));
+            self.emit(Ok(Event::Prefilled { cached_tokens: self.copied, queued: self.queued() }));
         }
         if self.request.stop_tokens.contains(&token) {
+            self.stop_logprobs = logprobs;
             return Ok(Some(Finish::StopToken(token)));
         }
         self.last = token;
@@ -188,14 +192,21 @@ impl Sequence {
         Ok((self.generated == self.request.max_tokens).then_some(Finish::Length))
     }
 
+    /// How long it waited for a row.
+    fn queued(&self) -> Duration {
+        self.admitted.map_or_else(|| self.submitted.elapsed(), |admitted| admitted - self.submitted)
+    }
+
     /// Tells the end and consumes the sequence, which returns its place.
-    pub(super) fn finish(self, reason: Finish) {
+    pub(super) fn finish(mut self, reason: Finish) {
         let now = Instant::now();
         let admitted = self.admitted.unwrap_or(now);
         let first_token = self.first_token.unwrap_or(now);
+        let logprobs = self.stop_logprobs.take();
         self.emit(Ok(Event::Finished(Finished {
             reason,
-            queued: admitted - self.submitted,
+            logprobs,
+            queued: self.queued(),
             prefill: first_token - admitted,
             decode: now - first_token,
         })));

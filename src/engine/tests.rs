@@ -69,6 +69,27 @@ fn open(gate: &mpsc::Sender<()>, runs: usize) {
 }
 
 #[tokio::test]
+async fn the_stop_token_that_ends_a_generation_is_told_with_its_probability() {
+    let engine = start(Fake::new(1, 64), LIMITS);
+    let stop = continuation(&[1, 2], 3)[2];
+    for logprobs in [None, Some(2)] {
+        let asking = Request { stop_tokens: vec![stop], logprobs, ..request(&[1, 2], 9) };
+        let mut stream = submit(&engine, asking);
+        let finished = loop {
+            if let Event::Finished(finished) = stream.next().await.unwrap().unwrap() {
+                break finished;
+            }
+        };
+        assert_eq!(finished.reason, Finish::StopToken(stop));
+        assert_eq!(
+            finished.logprobs.map(|told| told.top[0].0),
+            logprobs.map(|_| stop),
+            "it was the likeliest"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_generation_continues_its_prompt_up_to_the_limit() {
     let engine = start(Fake::new(2, 64), LIMITS);
     let prompt = [1, 2, 3, 4, 5, 6, 7];
@@ -282,7 +303,7 @@ async fn a_known_beginning_is_copied_and_gives_the_same_tokens() {
     record.lock().unwrap().chunks.clear();
     let mut stream = submit(&engine, request(&second, 9));
     let begun = stream.next().await.unwrap().unwrap();
-    assert!(matches!(begun, Event::Prefilled { cached_tokens: 12 }), "{begun:?}");
+    assert!(matches!(begun, Event::Prefilled { cached_tokens: 12, .. }), "{begun:?}");
     assert_eq!(collect(stream).await.unwrap().0, continuation(&second, 9));
     assert_eq!(record.lock().unwrap().chunks[0], (12, 4), "only the rest is computed");
 }

@@ -224,6 +224,7 @@ fn parse(
         max_tokens: max_tokens.map_or(MaxTokens::UpTo(DEFAULT_MAX_TOKENS), MaxTokens::Exactly),
         timeout: None,
         stop: checked_stop(stop)?,
+        include_stop: false,
         stop_tokens: checked_stop_tokens(stop_token_ids, vocabulary_size)?,
         logprobs: checked_alternatives("logprobs", logprobs)?,
         ignore_eos: ignore_eos.unwrap_or(false),

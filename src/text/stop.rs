@@ -80,6 +80,11 @@ impl Stops {
         StopEvent::Text(self.release(keep_from))
     }
 
+    /// Whether text is held back that may be the beginning of a stop string.
+    pub fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Ends the text: nothing that is only begun can become a stop string any more, so the rest is passed on, unless a
     /// stop string was waiting.
     pub fn finish(mut self) -> StopEvent {

@@ -5,6 +5,7 @@
 //! being told to, so the truncation and padding that a file may ask for are switched off when it is read.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 mod spelling;
@@ -55,6 +56,15 @@ pub(crate) enum Piece {
     Byte(u8),
     /// Text, complete or not.
     Text,
+}
+
+/// A token of a text, and where it stands in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenSpan {
+    /// The token.
+    pub token: u32,
+    /// Bytes of the text; none for a token that the tokenizer adds.
+    pub bytes: Range<usize>,
 }
 
 /// The tokenizer of one model. Immutable and shared by all its requests.
@@ -110,6 +120,19 @@ impl Tokenizer {
             .encode_fast(text, add_special_tokens)
             .map(|encoding| encoding.get_ids().to_vec())
             .map_err(|source| TextError::Encode { length_bytes: text.len(), source })
+    }
+
+    /// As [`Self::encode`] with special tokens, with the place of each token in the text.
+    ///
+    /// # Errors
+    /// [`TextError::Encode`] when the tokenizer cannot represent the text.
+    pub fn spans(&self, text: &str) -> Result<Vec<TokenSpan>, TextError> {
+        let encoding = self
+            .inner
+            .encode(text, true)
+            .map_err(|source| TextError::Encode { length_bytes: text.len(), source })?;
+        let spans = encoding.get_ids().iter().zip(encoding.get_offsets());
+        Ok(spans.map(|(&token, &(start, end))| TokenSpan { token, bytes: start..end }).collect())
     }
 
     /// Turns token ids into text, all at once. Ids outside the vocabulary give no text; bytes that are not UTF-8

@@ -184,7 +184,7 @@ impl Body for CompletionRequest {
 
 fn text_of(prompt: &Prompt) -> Option<String> {
     match prompt {
-        Prompt::Text(text) => Some(text.clone()),
+        Prompt::Text(text) | Prompt::TextEnd(text, _) => Some(text.clone()),
         Prompt::Tokens(_) | Prompt::Chat(_) => None,
     }
 }
@@ -206,7 +206,7 @@ fn checked_prompts(prompts: Prompts, vocabulary_size: usize) -> Result<Vec<Promp
         return Err(ApiError::invalid_value("prompt", message));
     }
     let is_empty = |prompt: &Prompt| match prompt {
-        Prompt::Text(text) => text.is_empty(),
+        Prompt::Text(text) | Prompt::TextEnd(text, _) => text.is_empty(),
         Prompt::Tokens(tokens) => tokens.is_empty(),
         Prompt::Chat(_) => false,
     };

@@ -124,6 +124,7 @@ impl CommonFields {
             max_tokens: MaxTokens::UpTo(usize::MAX),
             timeout: None,
             stop: checked_stop(stop)?,
+            include_stop: false,
             stop_tokens: checked_stop_tokens(stop_token_ids, vocabulary_size)?,
             logprobs: None,
             ignore_eos: ignore_eos.unwrap_or(false),

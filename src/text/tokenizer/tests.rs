@@ -146,3 +146,15 @@ fn a_file_is_read_and_what_is_wrong_with_it_is_said() {
     std::fs::write(&file, "<html>").unwrap();
     assert_eq!(Tokenizer::from_file(&file).unwrap_err().to_string(), "failed to parse tokenizer");
 }
+
+#[test]
+fn tokens_are_told_with_their_bytes_of_the_text() {
+    let text = "né<|end|>";
+    let tokenizer = byte_level();
+    let spans = tokenizer.spans(text).unwrap();
+    let tokens: Vec<u32> = spans.iter().map(|span| span.token).collect();
+    assert_eq!(tokens, tokenizer.encode(text, true).unwrap());
+    assert_eq!(spans[0].bytes, 0..1);
+    assert_eq!(&text[spans.last().unwrap().bytes.clone()], "<|end|>");
+    assert!(spans.windows(2).all(|pair| pair[0].bytes.start <= pair[1].bytes.start), "{spans:?}");
+}
