@@ -5,8 +5,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::openai;
 use super::request_id::RequestId;
+use super::{oip, openai};
 use crate::engine::EngineError;
 use crate::generate::{FormatError, GenerateError, Refused};
 use crate::model::Unavailable;
@@ -33,12 +33,33 @@ pub(super) enum Dialect {
     Native,
     /// That of OpenAI.
     OpenAi,
+    /// The Open Inference Protocol, version 2.
+    OpenInference,
 }
 
 impl Dialect {
     /// The dialect of a path, also where there is nothing at it.
     pub(super) fn of_path(path: &str) -> Self {
-        if path == "/v1" || path.starts_with("/v1/") { Self::OpenAi } else { Self::Native }
+        let below = |folder: &str| {
+            path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        match path {
+            _ if below("/v1") => Self::OpenAi,
+            _ if below("/v2") => Self::OpenInference,
+            _ => Self::Native,
+        }
+    }
+
+    /// What there is, for those who ask for something else.
+    pub(super) fn paths(self) -> &'static str {
+        match self {
+            Self::Native => "the API is at POST /api/v1/inference",
+            Self::OpenAi => "there are POST /v1/chat/completions, POST /v1/completions and GET /v1/models",
+            Self::OpenInference => {
+                "there are GET /v2, /v2/health/live, /v2/health/ready, /v2/models/{name} and its /ready, and POST \
+                 /v2/models/{name}/generate and /generate_stream"
+            }
+        }
     }
 }
 
@@ -78,6 +99,17 @@ impl ApiError {
         if error.field.as_deref() == Some(PROMPT) { error.at(&prompt(input)) } else { error }
     }
 
+    /// The message, behind the name of its field if it does not say which that is.
+    pub(super) fn message_naming(&self, field: Option<&str>) -> String {
+        let mut words = self.message.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        match field {
+            Some(field) if words.all(|word| field.rsplit('.').next() != Some(word)) => {
+                format!("{field}: {}", self.message)
+            }
+            _ => self.message.clone(),
+        }
+    }
+
     fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after_seconds = Some(seconds);
         self
@@ -106,6 +138,10 @@ impl ApiError {
             Dialect::Native => (self.status, Json(self.body(request_id))).into_response(),
             Dialect::OpenAi => {
                 let (status, body) = openai::body(&self);
+                (status, Json(body)).into_response()
+            }
+            Dialect::OpenInference => {
+                let (status, body) = oip::body(&self);
                 (status, Json(body)).into_response()
             }
         };

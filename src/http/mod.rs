@@ -5,16 +5,20 @@ mod connections;
 mod controller;
 mod error;
 mod json;
+mod known;
 mod leaving;
 mod native;
 mod observe;
+mod oip;
 mod openai;
 mod ops;
+mod panics;
 mod parameters;
+mod refusals;
 mod request_id;
 mod sse;
+mod tokens;
 
-use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,10 +26,9 @@ use axum::Router;
 use axum::extract::{Extension, Request};
 use axum::http::StatusCode;
 use axum::middleware;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use tokio::sync::watch;
-use tower_http::catch_panic::CatchPanicLayer;
 
 pub use admin::{Admin, ListedIn, admin_router};
 pub use connections::CountedListener;
@@ -64,14 +67,17 @@ pub struct HttpLimits {
 
 /// Everything a client needs.
 pub fn api_router(api: &Arc<Api>) -> Router {
-    let routes = Router::new().route("/api/v1/inference", post(native::inference)).merge(openai::routes());
+    let routes = Router::new()
+        .route("/api/v1/inference", post(native::inference))
+        .merge(openai::routes())
+        .merge(oip::routes());
     let routes = if api.limits.metrics_on_api { routes.route("/metrics", get(ops::metrics)) } else { routes };
     let routes = probes(routes)
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(Arc::clone(api));
     routes
-        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(panics::caught))
         .layer(middleware::from_fn_with_state(api.phase.clone(), leaving::last_answers))
         .layer(middleware::from_fn_with_state(Arc::clone(&api.metrics), observe::observe))
 }
@@ -90,12 +96,7 @@ fn probes(router: Router<Arc<Api>>) -> Router<Arc<Api>> {
 
 async fn unknown_route(Extension(request_id): Extension<RequestId>, request: Request) -> Response {
     let dialect = Dialect::of_path(request.uri().path());
-    let message = match dialect {
-        Dialect::Native => "there is nothing at this path; the API is at POST /api/v1/inference",
-        Dialect::OpenAi => {
-            "there is nothing at this path; there are POST /v1/chat/completions, POST /v1/completions and GET /v1/models"
-        }
-    };
+    let message = format!("there is nothing at this path; {}", dialect.paths());
     ApiError::new(StatusCode::NOT_FOUND, "not_found", message).respond_in(dialect, &request_id)
 }
 
@@ -103,16 +104,4 @@ async fn wrong_method(Extension(request_id): Extension<RequestId>, request: Requ
     let message = format!("{} is not allowed here", request.method());
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
         .respond_in(Dialect::of_path(request.uri().path()), &request_id)
-}
-
-/// A panic costs the one request that caused it.
-#[expect(clippy::needless_pass_by_value, reason = "the shape that the layer takes")]
-fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let message = panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_default();
-    tracing::error!(panic = message, "a handler panicked");
-    StatusCode::INTERNAL_SERVER_ERROR.into_response()
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 mod format;
 mod logprobs;
 
-use self::format::NativeFormat;
+pub(super) use self::format::NativeFormat;
 use self::logprobs::LogprobsOfToken;
 use super::error::ApiError;
 use super::parameters::{

@@ -14,23 +14,25 @@ use crate::model::{ModelName, ModelState, RunningStep, Snapshot, Status};
 use crate::openmetrics;
 use crate::shutdown::Phase;
 
+/// Whether the process is ready, and which models are.
 #[derive(Debug, Serialize)]
-struct Readiness {
-    ready: bool,
+pub(super) struct Readiness {
+    pub(super) ready: bool,
     /// Why not, when it is not about a model.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    models: Vec<ModelReadiness>,
+    pub(super) models: Vec<ModelReadiness>,
 }
 
+/// What `/readyz` says of a model.
 #[derive(Debug, Serialize)]
-struct ModelReadiness {
-    name: String,
+pub(super) struct ModelReadiness {
+    pub(super) name: String,
     state: &'static str,
     ready: bool,
     /// Whether it answers when it is asked; `None` while it waits for its turn to.
     #[serde(skip)]
-    answers: Option<bool>,
+    pub(super) answers: Option<bool>,
     /// The wanted one.
     revision: String,
     /// The one that answers.
@@ -56,7 +58,7 @@ pub(super) async fn healthz() -> &'static str {
 
 /// 200 unless an engine is stuck in a step; looks at nothing else of a model.
 pub(super) async fn livez(State(api): State<Arc<Api>>) -> (StatusCode, String) {
-    match api.registry.stuck(api.limits.step_timeout * 2).first() {
+    match stuck_for_good(&api).first() {
         None => (StatusCode::OK, "ok\n".to_owned()),
         Some((name, step)) => {
             let seconds = step.age.as_secs();
@@ -68,6 +70,11 @@ pub(super) async fn livez(State(api): State<Arc<Api>>) -> (StatusCode, String) {
     }
 }
 
+/// Models whose engine will not come back from its step.
+pub(super) fn stuck_for_good(api: &Api) -> Vec<(ModelName, RunningStep)> {
+    api.registry.stuck(api.limits.step_timeout * 2)
+}
+
 /// 200 only while a model can answer and the process is not ending; the body says which model is where, and why.
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
     let readiness = readiness(&api);
@@ -75,7 +82,8 @@ pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
     (status, Json(readiness)).into_response()
 }
 
-fn readiness(api: &Api) -> Readiness {
+/// What `/readyz` says.
+pub(super) fn readiness(api: &Api) -> Readiness {
     let stuck = api.registry.stuck(api.limits.step_timeout);
     let is_stuck = |key: &ModelName| stuck.iter().any(|(model, _)| model == key);
     let models = api.registry.snapshots().iter().map(|model| model_readiness(model, &stuck)).collect();

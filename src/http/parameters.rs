@@ -16,7 +16,7 @@ use crate::engine::Sampling;
 /// Largest seed that is made: JSON numbers above it lose digits in some clients.
 const LARGEST_MADE_SEED: u64 = (1 << 53) - 1;
 /// Stop strings of a request.
-const MOST_STOP_STRINGS: usize = 16;
+pub(super) const MOST_STOP_STRINGS: usize = 16;
 /// Length of one stop string.
 const LONGEST_STOP_BYTES: usize = 1024;
 
@@ -102,6 +102,16 @@ pub(super) fn checked_max_tokens(field: &str, value: u64) -> Result<usize, ApiEr
             Err(ApiError::invalid_value(field, format!("{field} {value} is longer than any context")))
         }
     }
+}
+
+/// Whether a request to a path that answers with a stream, or with none, says the same of itself, if it says anything.
+pub(super) fn check_stream(stream: Option<bool>, is_stream: bool) -> Result<(), ApiError> {
+    let message = match (stream, is_stream) {
+        (Some(true), false) => "stream is true, and this path answers with none: use generate_stream",
+        (Some(false), true) => "stream is false, and this path answers with one: use generate",
+        _ => return Ok(()),
+    };
+    Err(ApiError::invalid_value("stream", message))
 }
 
 /// Texts that end the output.

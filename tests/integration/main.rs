@@ -25,6 +25,7 @@ mod layouts_stored;
 mod metrics;
 mod native;
 mod native_lists;
+mod oip;
 mod openai;
 mod private_servers;
 mod probes;

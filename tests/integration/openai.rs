@@ -64,7 +64,7 @@ fn timeless(mut answer: Value) -> Value {
 }
 
 /// What follows a prompt, greedily and without an end.
-async fn continuation(gateway: &Gateway, prompt: &str, tokens: usize) -> String {
+pub(crate) async fn continuation(gateway: &Gateway, prompt: &str, tokens: usize) -> String {
     let request = json!({"text": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": true, "return_full_text": false});
     let (status, body) = gateway.infer(&request).await;
     assert_eq!(status.as_u16(), 200, "{body}");

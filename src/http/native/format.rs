@@ -8,7 +8,7 @@ use crate::generate::Format;
 /// `{"type": "json_schema", "schema": {…}}` and its kin.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub(super) enum NativeFormat {
+pub(in crate::http) enum NativeFormat {
     /// JSON of this schema.
     JsonSchema { schema: Value },
     /// Any JSON object.

@@ -4,9 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::generate::{LikelyToken, PickedToken};
-
-/// What is told of a token that the model rules out: JSON has no infinity.
-const LEAST: f32 = -9999.0;
+use crate::http::tokens::LEAST;
 
 fn finite(logprob: f32) -> f32 {
     logprob.max(LEAST)

@@ -7,7 +7,7 @@
 //! chat.rs ────────┘                       answer.rs: Generations ─▶ one body, or chunks and [DONE]
 //! ```
 //!
-//! A field that is not supported is refused by its name (`refusals.rs`); errors have the dialect's body (`errors.rs`).
+//! A field that is not supported is refused by its name (`http/refusals.rs`); errors have the dialect's body (`errors.rs`).
 //!
 //! From: OpenAI's description of its API; extensions as vLLM calls them.
 
@@ -19,7 +19,6 @@ mod format;
 mod logprobs;
 mod models;
 mod options;
-mod refusals;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -37,7 +36,7 @@ use self::answer::{Answer, Shape};
 use self::format::FormatField;
 use super::error::{ApiError, Dialect};
 use super::request_id::RequestId;
-use super::{Api, json};
+use super::{Api, json, refusals};
 use crate::generate::{self, Input};
 use crate::model::LoadedModel;
 

@@ -10,8 +10,9 @@ use serde::Serialize;
 
 use crate::http::Api;
 use crate::http::error::{ApiError, Dialect};
+use crate::http::known::{can_be_asked, model_to_ask};
 use crate::http::request_id::RequestId;
-use crate::model::{ModelState, Snapshot, Unavailable};
+use crate::model::{Snapshot, Unavailable};
 
 /// `{"object": "list", "data": [ … ]}`
 #[derive(Debug, Serialize)]
@@ -51,30 +52,10 @@ pub(super) async fn one(
     Extension(request_id): Extension<RequestId>,
     Path(id): Path<String>,
 ) -> Response {
-    let snapshots = api.registry.snapshots();
-    let known = snapshots.iter().find(|one| one.names.iter().any(|name| name.as_str() == id));
-    let unavailable = match known {
-        Some(snapshot) if can_be_asked(snapshot) => {
-            let entry = entries(snapshot).find(|entry| entry.id == id);
-            return Json(entry).into_response();
-        }
-        Some(snapshot) => Unavailable::NotReady {
-            name: snapshot.key.clone(),
-            state: snapshot.status.state.label(),
-            message: snapshot.status.message.clone(),
-        },
-        None if snapshots.is_empty() && !api.registry.is_synced() => Unavailable::NotKnown,
-        None => {
-            let first_names = snapshots.iter().filter_map(|one| one.names.first().cloned());
-            Unavailable::Unknown { name: id, models: first_names.collect() }
-        }
-    };
-    ApiError::from(unavailable).respond_in(Dialect::OpenAi, &request_id)
-}
-
-/// Whether a request would be answered, at once or after the model was loaded for it.
-fn can_be_asked(snapshot: &Snapshot) -> bool {
-    snapshot.serving.is_some() || snapshot.status.state == ModelState::Unloaded
+    match model_to_ask(&api, &id) {
+        Ok(snapshot) => Json(entries(&snapshot).find(|entry| entry.id == id)).into_response(),
+        Err(unavailable) => ApiError::from(unavailable).respond_in(Dialect::OpenAi, &request_id),
+    }
 }
 
 /// An entry for each of its names.

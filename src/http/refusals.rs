@@ -1,4 +1,4 @@
-//! Fields of the dialect that are refused by name, and those that are accepted because they change nothing.
+//! Fields of a dialect that are refused by name, and those that are accepted because they change nothing.
 
 use axum::http::StatusCode;
 use serde::de::{Deserialize, Deserializer, IgnoredAny};
