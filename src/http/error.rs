@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::request_id::RequestId;
-use super::{oip, openai};
+use super::{oip, openai, tgi};
 use crate::engine::EngineError;
 use crate::generate::{FormatError, GenerateError, Refused};
 use crate::model::Unavailable;
@@ -35,6 +35,8 @@ pub(super) enum Dialect {
     OpenAi,
     /// The Open Inference Protocol, version 2.
     OpenInference,
+    /// That of Text Generation Inference.
+    Tgi,
 }
 
 impl Dialect {
@@ -46,6 +48,7 @@ impl Dialect {
         match path {
             _ if below("/v1") => Self::OpenAi,
             _ if below("/v2") => Self::OpenInference,
+            _ if tgi::PATHS.contains(&path) => Self::Tgi,
             _ => Self::Native,
         }
     }
@@ -59,6 +62,7 @@ impl Dialect {
                 "there are GET /v2, /v2/health/live, /v2/health/ready, /v2/models/{name} and its /ready, and POST \
                  /v2/models/{name}/generate and /generate_stream"
             }
+            Self::Tgi => "there are POST /, /generate, /generate_stream and /tokenize, GET /info and /health",
         }
     }
 }
@@ -142,6 +146,10 @@ impl ApiError {
             }
             Dialect::OpenInference => {
                 let (status, body) = oip::body(&self);
+                (status, Json(body)).into_response()
+            }
+            Dialect::Tgi => {
+                let (status, body) = tgi::body(&self);
                 (status, Json(body)).into_response()
             }
         };

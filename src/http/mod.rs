@@ -17,6 +17,7 @@ mod parameters;
 mod refusals;
 mod request_id;
 mod sse;
+mod tgi;
 mod tokens;
 
 use std::sync::Arc;
@@ -70,7 +71,8 @@ pub fn api_router(api: &Arc<Api>) -> Router {
     let routes = Router::new()
         .route("/api/v1/inference", post(native::inference))
         .merge(openai::routes())
-        .merge(oip::routes());
+        .merge(oip::routes())
+        .merge(tgi::routes());
     let routes = if api.limits.metrics_on_api { routes.route("/metrics", get(ops::metrics)) } else { routes };
     let routes = probes(routes)
         .fallback(unknown_route)

@@ -51,7 +51,10 @@ pub(super) async fn observe(
 
 /// Probes and scrapes come every few seconds and would bury everything else.
 fn is_routine(path: &str) -> bool {
-    matches!(path, "/healthz" | "/livez" | "/readyz" | "/metrics" | "/v2/health/live" | "/v2/health/ready")
+    matches!(
+        path,
+        "/healthz" | "/livez" | "/readyz" | "/metrics" | "/health" | "/v2/health/live" | "/v2/health/ready"
+    )
 }
 
 /// Label values are the methods of HTTP and no others.

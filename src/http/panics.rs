@@ -64,6 +64,7 @@ mod tests {
             ("/api/v1/inference", json!({"error": native})),
             ("/v1/completions", json!({"error": openai})),
             ("/v2/models/m/generate", json!({"error": message})),
+            ("/generate", json!({"error": message, "error_type": "internal_error"})),
         ] {
             let request = Request::post(path).header("x-request-id", "r-1").body(Body::empty()).unwrap();
             let response = router.clone().oneshot(request).await.unwrap();

@@ -29,6 +29,8 @@ pub(super) struct ToldToken {
     pub(super) token: Token,
     /// What it brings to the text: nothing if it is special.
     pub(super) added: String,
+    /// The most likely tokens in its place.
+    pub(super) top: Vec<Token>,
 }
 
 /// The tokens of a generation as its pieces come. The generation has to ask for log-probabilities; otherwise there are none.
@@ -76,10 +78,17 @@ impl Tokens {
 
 impl ToldToken {
     fn new(picked: PickedToken, generation: &Generation) -> Self {
-        let LikelyToken { id, text, logprob } = picked.token;
-        let special = generation.model().tokenizer.is_special(id);
-        let text = if special { text } else { String::new() };
-        Self { token: Token { id, text, logprob: logprob.max(LEAST), special }, added: String::new() }
+        let PickedToken { token, top } = picked;
+        let told = |token: LikelyToken| {
+            let LikelyToken { id, text, logprob } = token;
+            let special = generation.model().tokenizer.is_special(id);
+            Token { id, text, logprob: logprob.max(LEAST), special }
+        };
+        let mut token = told(token);
+        if !token.special {
+            token.text.clear();
+        }
+        Self { token, added: String::new(), top: top.into_iter().map(told).collect() }
     }
 
     fn add(&mut self, text: &str) {

@@ -96,7 +96,7 @@ impl Answer {
     fn events(&self, told: Vec<ToldToken>, reason: Option<EndReason>) -> Vec<String> {
         let count = told.len();
         let tokens = told.into_iter().enumerate();
-        let event = |(index, ToldToken { token, added })| {
+        let event = |(index, ToldToken { token, added, top: _ })| {
             let finish_reason = reason.filter(|_| index + 1 == count).map(finish_reason);
             self.event(added, Some(StreamDetails { finish_reason, token }))
         };

@@ -21,7 +21,7 @@ pub(in crate::http) fn body(error: &ApiError) -> (StatusCode, ErrorBody) {
 /// 422 is an error of validation, 424 one of the generation, 500 one that did not come to its end. The others are HTTP's.
 ///
 /// From: Open Inference Protocol, `generate_rest.yaml`
-fn status(error: &ApiError) -> StatusCode {
+pub(in crate::http) fn status(error: &ApiError) -> StatusCode {
     match (error.status, error.code) {
         (StatusCode::BAD_REQUEST, _) => StatusCode::UNPROCESSABLE_ENTITY,
         (_, "inference_failed" | "text_failed") => StatusCode::FAILED_DEPENDENCY,

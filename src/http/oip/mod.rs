@@ -24,7 +24,7 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-pub(super) use errors::body;
+pub(super) use errors::{body, status};
 
 use self::answer::Answer;
 use self::path::{ModelPath, Wanted};

@@ -1,0 +1,100 @@
+//! Text Generation Inference: `/generate`, `/generate_stream`, both at `/`, and what tells about the server.
+//!
+//! ```text
+//! request.rs, grammar.rs ─▶ Input ─▶ generate::start ─▶ Generations ─▶ answer.rs   one body, with headers.rs
+//!                                                                  └─▶ stream.rs   an event for each token
+//! ```
+//!
+//! No field of this dialect names a model, so it speaks to the only one. Fields that are not supported are refused by name.
+//!
+//! From: TGI, docs/openapi.json and router/src.
+
+mod answer;
+mod errors;
+mod grammar;
+mod headers;
+mod info;
+mod request;
+mod stream;
+mod tokenize;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{Extension, Request, State};
+use axum::http::HeaderValue;
+use axum::response::Response;
+use axum::routing::{get, post};
+
+pub(super) use errors::body;
+
+use self::request::{Asked, Checked, GenerateRequest};
+use super::error::{ApiError, Dialect};
+use super::request_id::RequestId;
+use super::{Api, json};
+use crate::generate::{GenerateError, start};
+
+/// The paths of the dialect; errors at them have its body.
+pub(super) const PATHS: [&str; 6] = ["/", "/generate", "/generate_stream", "/tokenize", "/info", "/health"];
+
+/// The routes of the dialect.
+pub(super) fn routes() -> Router<Arc<Api>> {
+    Router::new()
+        .route("/", post(either))
+        .route("/generate", post(generate))
+        .route("/generate_stream", post(generate_stream))
+        .route("/tokenize", post(tokenize::tokens))
+        .route("/info", get(info::info))
+        .route("/health", get(info::health))
+}
+
+async fn either(api: State<Arc<Api>>, id: Extension<RequestId>, request: Request) -> Response {
+    generated(api, id, request, Asked::Either).await
+}
+
+async fn generate(api: State<Arc<Api>>, id: Extension<RequestId>, request: Request) -> Response {
+    generated(api, id, request, Asked::Whole).await
+}
+
+async fn generate_stream(api: State<Arc<Api>>, id: Extension<RequestId>, request: Request) -> Response {
+    generated(api, id, request, Asked::Stream).await
+}
+
+async fn generated(
+    State(api): State<Arc<Api>>,
+    Extension(request_id): Extension<RequestId>,
+    request: Request,
+    asked: Asked,
+) -> Response {
+    match answer(&api, &request_id, request, asked).await {
+        Ok(response) => response,
+        Err(error) => error.respond_in(Dialect::Tgi, &request_id),
+    }
+}
+
+async fn answer(
+    api: &Api,
+    request_id: &RequestId,
+    request: Request,
+    asked: Asked,
+) -> Result<Response, ApiError> {
+    let started = Instant::now();
+    let body: GenerateRequest = json::read(request.into_body(), api.limits.body_bytes).await?;
+    let model = api.registry.pin(None, api.limits.request_timeout).await?;
+    let revision = HeaderValue::from_str(&model.revision).expect("a revision is hexadecimal");
+    let Checked { mut input, shape } = body.checked(asked)?;
+    input.timeout = Some(model.live().request_timeout.saturating_sub(started.elapsed()));
+    let generations = start(model, vec![input]).await.map_err(|refused| {
+        // One prompt alone is never too many.
+        let too_many = matches!(refused.error, GenerateError::TooManyGenerations { .. });
+        ApiError::refused(refused, |_index| if too_many { "best_of" } else { "inputs" }.to_owned())
+    })?;
+    let mut response = if shape.is_stream {
+        stream::stream(generations, shape, request_id.clone())
+    } else {
+        answer::whole(generations, shape, started, asked == Asked::Either).await?
+    };
+    response.headers_mut().insert("x-model-revision", revision);
+    Ok(response)
+}
