@@ -3,6 +3,7 @@
 
 mod check;
 mod fetch;
+mod progress;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,23 +1,18 @@
 //! `inference-gateway fetch`: prepares a model in the cache, tells how far it is, prints digest and folder.
 
-use std::io::{IsTerminal, Write};
-use std::time::Duration;
+use std::io::Write;
 
 use anyhow::Context;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
+use super::progress;
 use crate::app;
 use crate::config::Settings;
 use crate::model::manifest::Digest;
-use crate::model::source::{Progress, ProgressReading};
+use crate::model::source::Progress;
 use crate::model::spec::Source;
-use crate::model::store::{PrepareError, Prepared, Store, Wanted};
+use crate::model::store::Wanted;
 use crate::telemetry;
-
-/// Between two looks at the progress where a person watches.
-const REDRAW: Duration = Duration::from_millis(200);
-/// Between two log lines where nobody does.
-const LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What is asked for.
 pub(super) struct Request {
@@ -82,7 +77,8 @@ pub(super) fn fetch(mut settings: Settings, request: &Request) -> anyhow::Result
         .enable_all()
         .build()
         .context("failed to start the async runtime")?;
-    let outcome = runtime.block_on(watched(&store, &wanted));
+    let told = Progress::default();
+    let outcome = runtime.block_on(progress::watched(store.prepare(&wanted, &told), &told, ""));
     let prepared = outcome.map_err(|error| {
         let reason = error.reason();
         anyhow::Error::new(error).context(reason)
@@ -92,56 +88,4 @@ pub(super) fn fetch(mut settings: Settings, request: &Request) -> anyhow::Result
     writeln!(out, "digest  {digest}")?;
     writeln!(out, "folder  {}", prepared.folder.display())?;
     Ok(())
-}
-
-/// Prepares, and tells how far it is.
-async fn watched(store: &Store, wanted: &Wanted<'_>) -> Result<Prepared, PrepareError> {
-    let (progress, terminal) = (Progress::default(), std::io::stderr().is_terminal());
-    let mut ticks = tokio::time::interval(if terminal { REDRAW } else { LOG_INTERVAL });
-    ticks.tick().await;
-    let mut prepare = std::pin::pin!(store.prepare(wanted, &progress));
-    let outcome = loop {
-        tokio::select! {
-            outcome = &mut prepare => break outcome,
-            _ = ticks.tick() => tell(&progress.read(), terminal),
-        }
-    };
-    if terminal {
-        draw("");
-    }
-    outcome
-}
-
-fn tell(reading: &ProgressReading, terminal: bool) {
-    let ProgressReading { file, done_bytes, total_bytes, earlier_bytes, planned_bytes, fetched_bytes: _ } =
-        reading;
-    let Some(file) = file else { return };
-    // All files where their sizes are known, else the file of the moment.
-    let (done_bytes, total_bytes) = match planned_bytes {
-        Some(_) => (done_bytes + earlier_bytes, *planned_bytes),
-        None => (*done_bytes, *total_bytes),
-    };
-    if !terminal {
-        tracing::info!(file, done_bytes, total_bytes, "fetching");
-        return;
-    }
-    let megabytes = |bytes: u64| bytes as f64 / 1e6;
-    let amount = match (total_bytes.filter(|total| *total > 0), done_bytes) {
-        (Some(total), done) => format!(
-            "{:.1} of {:.1} MB, {:.0} %",
-            megabytes(done),
-            megabytes(total),
-            100.0 * done as f64 / total as f64
-        ),
-        (None, 0) => String::new(),
-        (None, done) => format!("{:.1} MB", megabytes(done)),
-    };
-    draw(&format!("{file}  {amount}"));
-}
-
-/// Replaces the line of the terminal.
-fn draw(line: &str) {
-    let mut err = std::io::stderr().lock();
-    // A terminal that is gone is no reason to stop.
-    drop(write!(err, "\r{line}\x1b[K").and_then(|()| err.flush()));
 }
