@@ -276,6 +276,8 @@ pub fn with_file(command: Command, matches: &ArgMatches) -> Result<Command, Conf
         let known = command
             .get_arguments()
             .find(|argument| argument.get_long() == Some(name.as_str()) && name != "config-file")
+            // Other flags of a subcommand are no settings.
+            .filter(|argument| argument.get_env().is_some())
             .map(|argument| argument.get_id().clone());
         let Some(id) = known else {
             return Err(ConfigError::File {
