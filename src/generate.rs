@@ -301,6 +301,16 @@ impl Generation {
         &self.token_ids
     }
 
+    /// Time from the request to its first token, once that has come.
+    pub fn first_token_after(&self) -> Option<Duration> {
+        Some(self.clock.first_token? - self.clock.accepted)
+    }
+
+    /// Time from the first token to the last one so far.
+    pub fn decode_time(&self) -> Duration {
+        self.clock.decode()
+    }
+
     /// The log-probabilities of the tokens since they were taken last, if the request asks for them.
     pub fn take_logprobs(&mut self) -> Vec<PickedToken> {
         std::mem::take(&mut self.logprobs)

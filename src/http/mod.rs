@@ -34,6 +34,7 @@ use tokio::sync::watch;
 pub use admin::{Admin, ListedIn, admin_router};
 pub use connections::CountedListener;
 pub use controller::{ControllerOps, controller_router};
+pub use native::{LocalAnswer, LocalError, LocalPrompt, LocalRequest, Summary};
 
 use crate::metrics::Metrics;
 use crate::model::Registry;

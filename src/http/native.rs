@@ -18,9 +18,11 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 mod format;
+mod local;
 mod logprobs;
 
 pub(super) use self::format::NativeFormat;
+pub use self::local::{LocalAnswer, LocalError, LocalPrompt, LocalRequest, Summary};
 use self::logprobs::LogprobsOfToken;
 use super::error::ApiError;
 use super::parameters::{
@@ -283,6 +285,16 @@ impl Answer {
     }
 
     async fn whole(self, mut generations: Generations) -> Result<Response, ApiError> {
+        let mut results = self.results(&mut generations).await?;
+        Ok(if self.is_list {
+            Json(NativeResponses { results }).into_response()
+        } else {
+            Json(results.remove(0)).into_response()
+        })
+    }
+
+    /// What the answer says of each text, once all have ended.
+    async fn results(&self, generations: &mut Generations) -> Result<Vec<NativeResponse>, ApiError> {
         let whole = generations.whole().await?;
         let mut results = Vec::with_capacity(whole.len());
         for (index, (one, text)) in whole.into_iter().zip(&self.texts).enumerate() {
@@ -293,11 +305,7 @@ impl Answer {
                 metadata: self.metadata(generation, text.seed, (one.reason, one.ended)),
             });
         }
-        Ok(if self.is_list {
-            Json(NativeResponses { results }).into_response()
-        } else {
-            Json(results.remove(0)).into_response()
-        })
+        Ok(results)
     }
 
     fn stream(mut self, generations: Generations, request_id: RequestId) -> Response {

@@ -64,7 +64,7 @@ where
     response
 }
 
-/// The data of an event. Not by way of a JSON value, which would write numbers of 32 bits with the digits of 64.
+/// The data of an event: JSON on one line. Not by way of a JSON value, which would write numbers of 32 bits with the digits of 64.
 pub(super) fn data(event: &impl Serialize) -> String {
     serde_json::to_string(event).expect("an event has string keys only")
 }

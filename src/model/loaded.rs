@@ -151,7 +151,8 @@ impl Drop for LoadedModel {
 pub struct Pinned(Arc<LoadedModel>);
 
 impl Pinned {
-    pub(super) fn new(model: Arc<LoadedModel>) -> Self {
+    /// A hold on a model.
+    pub fn new(model: Arc<LoadedModel>) -> Self {
         model.in_flight.fetch_add(1, Ordering::AcqRel);
         Self(model)
     }

@@ -301,6 +301,23 @@ impl Workshop {
         Ok(prepared)
     }
 
+    /// Brings a model to where it answers, for a process that serves nobody: tried as if it were to be served, but only once.
+    /// Its files are held as long as what is returned beside it.
+    ///
+    /// # Errors
+    /// The first step that failed.
+    pub async fn bring(
+        &self,
+        target: &Target,
+        progress: &Progress,
+    ) -> Result<(Arc<LoadedModel>, Prepared), AttemptError> {
+        let prepared = self.prepare(target, progress).await?;
+        self.verify(target, &prepared, None).await?;
+        let turn = self.turn().await;
+        let model = self.load(target, &prepared, &turn).await?;
+        Ok((model, prepared))
+    }
+
     /// Brings a model into memory and runs a first generation.
     pub(super) async fn load(
         &self,
