@@ -1,6 +1,7 @@
 //! The composition root: builds every part, runs them, and joins them when the process ends.
 
 mod cluster;
+mod one;
 
 use std::future::IntoFuture;
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use self::cluster::control;
+pub use self::one::{OneModel, load_one};
 use crate::config::{EngineSettings, Settings, SourceSettings};
 use crate::engine::ort::library::{self, Search};
 use crate::engine::ort::{Runtime, RuntimeOptions};

@@ -1,12 +1,14 @@
-//! The command line: `serve` (also without a subcommand), `config`, `verify`, `fetch`, `pack`, `check`, `crd`, `metrics`
-//! and `controller`.
+//! The command line: `serve` (also without a subcommand), `generate`, `config`, `verify`, `fetch`, `pack`, `check`, `crd`,
+//! `metrics` and `controller`.
 
 mod check;
 mod fetch;
+mod generate;
 mod progress;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
@@ -28,38 +30,18 @@ enum Action {
     Config,
     Verify,
     Fetch(fetch::Request),
+    Generate(Box<generate::Request>),
 }
 
-/// Parses the command line and does what it says.
+/// Parses the command line and does what it says; the exit code of what ended well, or was ended.
 ///
 /// # Errors
 /// Bad usage, or what was asked for failed.
-pub fn run() -> anyhow::Result<()> {
+pub fn run() -> anyhow::Result<ExitCode> {
     let arguments: Vec<_> = std::env::args_os().collect();
     let matches = command().get_matches_from(&arguments);
-    if let Some(folder) =
-        matches.subcommand_matches("pack").and_then(|pack| pack.get_one::<PathBuf>("folder"))
-    {
-        return pack(folder);
-    }
-    if matches.subcommand_matches("config").is_some_and(|config| config.get_flag("markdown")) {
-        let reference = config::reference(&Settings::augment_args(Command::new("inference-gateway")));
-        return Ok(std::io::stdout().write_all(reference.as_bytes())?);
-    }
-    if let Some(settings) = matches.subcommand_matches("controller") {
-        return control(ControllerSettings::from_arg_matches(settings)?);
-    }
-    if let Some(wanted) = matches.subcommand_matches("crd") {
-        return print_definitions(wanted.get_one::<String>("kind").map(String::as_str));
-    }
-    if let Some(wanted) = matches.subcommand_matches("check") {
-        return check::check(wanted);
-    }
-    if matches.subcommand_matches("metrics").is_some() {
-        return Ok(std::io::stdout().write_all(Metrics::reference().as_bytes())?);
-    }
-    if matches.subcommand_matches(verify::SUBCOMMAND).is_some() {
-        return verify_model();
+    if let Some(done) = without_settings(&matches) {
+        return done.map(|()| ExitCode::SUCCESS);
     }
     let (action, resolved) = parse(&arguments, &matches)?;
     match action {
@@ -67,7 +49,25 @@ pub fn run() -> anyhow::Result<()> {
         Action::Config => print_config(&resolved),
         Action::Verify => verify(&resolved.settings),
         Action::Fetch(request) => fetch::fetch(resolved.settings, &request),
+        Action::Generate(request) => return generate::generate(&resolved.settings, &request),
     }
+    .map(|()| ExitCode::SUCCESS)
+}
+
+/// Does what needs no settings, if that is asked for.
+fn without_settings(matches: &ArgMatches) -> Option<anyhow::Result<()>> {
+    Some(match matches.subcommand()? {
+        ("pack", folder) => pack(folder),
+        ("config", config) if config.get_flag("markdown") => print_settings_reference(),
+        ("controller", settings) => {
+            ControllerSettings::from_arg_matches(settings).map_err(Into::into).and_then(control)
+        }
+        ("crd", wanted) => print_definitions(wanted.get_one::<String>("kind").map(String::as_str)),
+        ("check", wanted) => check::check(wanted),
+        ("metrics", _) => print_metrics_reference(),
+        (verify::SUBCOMMAND, _) => verify_model(),
+        _ => return None,
+    })
 }
 
 fn command() -> Command {
@@ -89,6 +89,7 @@ fn command() -> Command {
         .long_about(None)
         .arg(folder_argument("The model's folder or graph; any other source is understood too"));
     let fetch = fetch::arguments(Settings::augment_args(Command::new("fetch")));
+    let generate = generate::arguments(Settings::augment_args(Command::new("generate")));
     let pack = Command::new("pack")
         .about("Write manifest.json for a model's folder and print its digest")
         .arg(folder_argument("The folder that holds the model's files"));
@@ -97,6 +98,7 @@ fn command() -> Command {
         .long_about(None)
         .args_conflicts_with_subcommands(true)
         .subcommand(serve)
+        .subcommand(generate)
         .subcommand(config)
         .subcommand(verify)
         .subcommand(fetch)
@@ -150,6 +152,7 @@ fn parse(arguments: &[std::ffi::OsString], first: &ArgMatches) -> anyhow::Result
             Action::Verify
         }
         Some("fetch") => Action::Fetch(fetch::Request::from_matches(settings)?),
+        Some("generate") => Action::Generate(Box::new(generate::Request::from_matches(settings))),
         _ => Action::Serve,
     };
     Ok((action, resolved))
@@ -207,7 +210,17 @@ fn print_config(resolved: &Resolved) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pack(folder: &Path) -> anyhow::Result<()> {
+fn print_settings_reference() -> anyhow::Result<()> {
+    let reference = config::reference(&Settings::augment_args(Command::new("inference-gateway")));
+    Ok(std::io::stdout().write_all(reference.as_bytes())?)
+}
+
+fn print_metrics_reference() -> anyhow::Result<()> {
+    Ok(std::io::stdout().write_all(Metrics::reference().as_bytes())?)
+}
+
+fn pack(matches: &ArgMatches) -> anyhow::Result<()> {
+    let folder: &PathBuf = matches.get_one("folder").context("clap asks for the folder")?;
     let digest = Manifest::of_folder(folder)?.write(folder)?;
     writeln!(std::io::stdout(), "{digest}")?;
     Ok(())

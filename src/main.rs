@@ -6,7 +6,7 @@ fn main() -> ExitCode {
     inference_gateway::memory::map_large_blocks();
     inference_gateway::failpoint::start();
     match inference_gateway::cli::run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Logging may not be set up, or may be filtered away; this line must be seen.
             eprintln!("inference-gateway: {error:#}");

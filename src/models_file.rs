@@ -4,7 +4,7 @@
 //! systems tell nobody, and a look costs microseconds. What does not hold changes nothing, and says so in the log, in a
 //! metric and on the admin page; a file that is gone is not a list without models.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -60,12 +60,37 @@ struct Traces {
     changed: (i64, i64),
 }
 
+/// Why a list of models does not hold.
 #[derive(Debug, thiserror::Error)]
-enum ReadError {
+pub enum ReadError {
+    /// The file cannot be read.
     #[error("failed to read {path}: {source}")]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Its content is no list of models.
     #[error(transparent)]
     Document(#[from] DocumentError),
+}
+
+/// Reads a list of models once.
+///
+/// # Errors
+/// The file cannot be read, or holds no list of models.
+pub async fn read_list(path: &Path, defaults: &Defaults) -> Result<Desired, ReadError> {
+    Ok(parse_documents(&read(path).await?, defaults)?)
+}
+
+async fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
+    let fail = |source| ReadError::Read { path: path.to_owned(), source };
+    let file = tokio::fs::File::open(path).await.map_err(fail)?;
+    let mut bytes = Vec::new();
+    // One more than allowed, so that too many are seen.
+    file.take(MOST_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut bytes).await.map_err(fail)?;
+    Ok(bytes)
 }
 
 impl FileStatus {
@@ -91,7 +116,7 @@ impl ModelsFile {
         let mut content: Option<Result<Vec<u8>, String>> = None;
         loop {
             let traces = self.traces().await;
-            let read = self.read().await;
+            let read = read(&self.path).await;
             let now = read.as_ref().map(Clone::clone).map_err(ToString::to_string);
             if content.as_ref() != Some(&now) {
                 self.apply(read);
@@ -130,15 +155,6 @@ impl ModelsFile {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
             path,
         })
-    }
-
-    async fn read(&self) -> Result<Vec<u8>, ReadError> {
-        let fail = |source| ReadError::Read { path: self.path.clone(), source };
-        let file = tokio::fs::File::open(&self.path).await.map_err(fail)?;
-        let mut bytes = Vec::new();
-        // One more than allowed, so that too many are seen.
-        file.take(MOST_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut bytes).await.map_err(fail)?;
-        Ok(bytes)
     }
 
     fn apply(&self, read: Result<Vec<u8>, ReadError>) {

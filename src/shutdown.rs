@@ -87,7 +87,8 @@ impl ReloadRequests {
     }
 }
 
-/// Turns SIGTERM and SIGINT into stop requests and SIGHUP into reload requests; ends its thread on drop.
+/// The thread that takes signals: for a process that serves, SIGTERM and SIGINT are stop requests and SIGHUP is a reload
+/// request. Ends on drop.
 pub struct SignalThread {
     handle: Handle,
     thread: Option<JoinHandle<()>>,
@@ -99,20 +100,58 @@ impl SignalThread {
     /// # Errors
     /// The operating system refused the handlers or the thread.
     pub fn start(stop: StopHandle, reload: ReloadHandle) -> io::Result<Self> {
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-        let handle = signals.handle();
-        let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            for signal in signals.forever() {
-                if signal == SIGHUP {
-                    reload.reload();
-                    continue;
-                }
-                let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
-                tracing::info!(signal = name, "asked to stop");
-                stop.stop();
+        Self::watch(&[SIGTERM, SIGINT, SIGHUP], move |signal| {
+            if signal == SIGHUP {
+                reload.reload();
+                return;
             }
+            let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
+            tracing::info!(signal = name, "asked to stop");
+            stop.stop();
+        })
+    }
+
+    /// Installs handlers that end a command, and what tells that it is to end.
+    ///
+    /// # Errors
+    /// The operating system refused the handlers or the thread.
+    pub fn of_command() -> io::Result<(Self, Interrupts)> {
+        let (sender, interrupts) = watch::channel(None);
+        let thread = Self::watch(&[SIGTERM, SIGINT], move |signal| {
+            sender.send_modify(|first| *first = first.or(Some(signal)));
         })?;
+        Ok((thread, Interrupts(interrupts)))
+    }
+
+    fn watch(signals: &[i32], mut take: impl FnMut(i32) + Send + 'static) -> io::Result<Self> {
+        let mut signals = Signals::new(signals)?;
+        let handle = signals.handle();
+        let thread = std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || signals.forever().for_each(&mut take))?;
         Ok(Self { handle, thread: Some(thread) })
+    }
+}
+
+/// Ends the process at once, without what libraries do at its end: a thread that is in the middle of something there, such
+/// as loading a model, would do it amid the ruins.
+pub fn leave(exit_code: u8) -> ! {
+    signal_hook::low_level::exit(exit_code.into())
+}
+
+/// Tells a command that somebody wants it to end.
+#[derive(Debug, Clone)]
+pub struct Interrupts(watch::Receiver<Option<i32>>);
+
+impl Interrupts {
+    /// Returns when a signal has come, with the exit code that shells know it by: 130 for Ctrl-C.
+    pub async fn exit_code(&mut self) -> u8 {
+        let signal = match self.0.wait_for(Option::is_some).await {
+            Ok(signal) => signal.unwrap_or(SIGINT),
+            // The thread is gone: nobody can tell any more.
+            Err(_closed) => std::future::pending().await,
+        };
+        128 + signal as u8
     }
 }
 

@@ -10,7 +10,7 @@ use crate::harness::project;
 const MAY_USE: [(&str, &[&str]); 17] = [
     ("main", &["cli", "failpoint", "memory"]),
     ("lib", &[]),
-    ("cli", &["app", "config", "k8s", "metrics", "model", "shutdown", "telemetry"]),
+    ("cli", &["app", "config", "http", "k8s", "metrics", "model", "shutdown", "telemetry"]),
     ("app", &["config", "engine", "http", "k8s", "memory", "metrics", "model", "models_file", "shutdown"]),
     ("models_file", &["metrics", "model", "shutdown"]),
     ("config", &["model", "telemetry"]),

@@ -1,5 +1,7 @@
 //! The executable itself: settings, signals, messages, exit codes.
 
+mod generate;
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -297,6 +299,7 @@ fn each_subcommand_says_what_it_does() {
     };
     for (subcommand, about) in [
         ("serve", "Serve the API"),
+        ("generate", "Generate one text"),
         ("config", "Print every setting"),
         ("verify", "Check a model"),
         ("fetch", "Prepare a model"),
