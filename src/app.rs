@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 pub use self::cluster::control;
 pub use self::one::{OneModel, load_one};
-use crate::config::{EngineSettings, Settings, SourceSettings};
+use crate::config::{EngineSettings, ModelSettings, Settings, SourceSettings};
 use crate::engine::ort::library::{self, Search};
 use crate::engine::ort::{Runtime, RuntimeOptions};
 use crate::http::{self, Admin, Api, CountedListener, HttpLimits, ListedIn};
@@ -29,8 +29,8 @@ use crate::model::spec::{HttpUrl, Source, VerifySpec};
 use crate::model::store::{Store, StoreSettings, Wanted};
 use crate::model::verify::{self, ChildBounds, StaticReport, VerifyReport, VerifyRequest};
 use crate::model::{
-    Defaults, Desired, Fleet, LiveLimits, LoadLimits, MemoryLimits, Registry, RunningStep, StateFolder,
-    Target, Trial, Workshop,
+    Defaults, Desired, Fleet, InvalidTemplate, LiveLimits, LoadLimits, MemoryLimits, Registry, RunningStep,
+    StateFolder, Target, TemplateField, TemplateSources, Templates, Trial, Workshop,
 };
 use crate::models_file::{FileStatus, ModelsFile};
 use crate::shutdown::{Phase, ReloadHandle, ReloadRequests, StopRequests, Tasks};
@@ -199,7 +199,7 @@ pub async fn verify(settings: &Settings) -> anyhow::Result<Report> {
         graph: std::path::absolute(&prepared.graph)?,
         tokenizer: std::path::absolute(&prepared.tokenizer)?,
         limits: target.load,
-        chat_template: None,
+        chat_template: target.templates.chat.clone(),
         verify: VerifySpec::default(),
     };
     let bounds = ChildBounds {
@@ -408,7 +408,24 @@ fn environment_target(settings: &Settings, defaults: &Defaults) -> anyhow::Resul
 fn default_target(settings: &Settings, defaults: &Defaults) -> anyhow::Result<Target> {
     let model = &settings.model;
     let from = (model.source()?, model.tokenizer()?);
-    Ok(Target::of_environment(model.default_model_name.clone(), from, defaults))
+    Ok(Target::of_environment(model.default_model_name.clone(), from, default_templates(model)?, defaults))
+}
+
+/// The templates that the settings give to the model of the environment, if they compile.
+fn default_templates(model: &ModelSettings) -> anyhow::Result<Templates> {
+    let sources = TemplateSources {
+        chat: model.default_chat_template.as_deref(),
+        prompt: model.default_prompt_template.as_deref(),
+        prompts: model.default_prompt_templates.as_ref().map(|list| list.0.as_slice()).unwrap_or_default(),
+    };
+    Templates::compile(sources).map_err(|InvalidTemplate { field, message }| {
+        let variable = match field {
+            TemplateField::Chat => "INFERENCE_DEFAULT_CHAT_TEMPLATE",
+            TemplateField::Prompt => "INFERENCE_DEFAULT_PROMPT_TEMPLATE",
+            TemplateField::Prompts => "INFERENCE_DEFAULT_PROMPT_TEMPLATES",
+        };
+        anyhow::anyhow!("{variable} does not hold: {message}")
+    })
 }
 
 fn fetch_settings(sources: &SourceSettings, target: Option<&Target>) -> anyhow::Result<FetchSettings> {

@@ -6,6 +6,7 @@
 mod cluster;
 mod reference;
 mod sources;
+mod templates;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 pub use self::cluster::{ClusterSettings, ControllerSettings};
 pub use self::reference::reference;
 pub use self::sources::SourceSettings;
+pub use self::templates::NamedTemplates;
 use crate::model::spec::{Bytes, Source, SourceError};
 use crate::model::{HugePages, ModelName};
 use crate::telemetry::LogFormat;
@@ -97,6 +99,16 @@ pub struct ModelSettings {
     /// openai-community/gpt2.
     #[arg(long, env = "INFERENCE_DEFAULT_TOKENIZER", value_name = "SOURCE")]
     pub default_tokenizer: Option<String>,
+    /// The chat template, in place of the model's own, at most 16 KiB.
+    #[arg(long, env = "INFERENCE_DEFAULT_CHAT_TEMPLATE", value_name = "TEMPLATE")]
+    pub default_chat_template: Option<String>,
+    /// Makes the prompt of every text that comes without the name of a template, which is its variable `text`; at most
+    /// 16 KiB.
+    #[arg(long, env = "INFERENCE_DEFAULT_PROMPT_TEMPLATE", value_name = "TEMPLATE")]
+    pub default_prompt_template: Option<String>,
+    /// Templates that requests name: a list in YAML or JSON, `[{"name": …, "template": …}]`, at most 16.
+    #[arg(long, env = "INFERENCE_DEFAULT_PROMPT_TEMPLATES", value_name = "LIST")]
+    pub default_prompt_templates: Option<NamedTemplates>,
     /// A file that lists the models to serve, watched for changes; in place of the default model.
     #[arg(long, env = "INFERENCE_MODELS_FILE", value_name = "FILE")]
     pub models_file: Option<PathBuf>,

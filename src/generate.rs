@@ -25,11 +25,13 @@ use crate::text::decoder::Decoder;
 use crate::text::stop::{StopEvent, Stops};
 
 pub use error::{GenerateError, Refused};
+use prompt::Encoded;
 pub use prompt::{Prompt, tokenize};
 pub use several::{Generations, Whole};
 
 pub use crate::text::chat::{Messages, OWN_VARIABLES};
 pub use crate::text::constraint::{Format, FormatError};
+pub use crate::text::prompts::{PromptError, PromptTemplate, Prompts, TEXT};
 pub use crate::text::tokenizer::TokenSpan;
 pub use crate::text::tools::{Abilities, CallFormat, CallReader, CallSyntax, Function, Piece, ReadCall};
 
@@ -79,6 +81,8 @@ pub enum MaxTokens {
 pub struct Generation {
     model: Arc<Pinned>,
     prompt_tokens: Vec<TokenId>,
+    /// The prompt, where a template of the settings made it.
+    rendered: Option<Arc<str>>,
     cached_tokens: usize,
     queued: Duration,
     token_ids: Vec<TokenId>,
@@ -181,24 +185,28 @@ pub async fn start(model: Pinned, inputs: Vec<Input>) -> Result<Generations, Ref
     let places: Vec<Place> = (0..wanted).map(|_| model.engine.reserve()).collect::<Result<_, _>>()?;
     let prompts = inputs.iter().map(|input| input.prompt.clone()).collect();
     let prompts = prompt::encode(&model, prompts).await?;
-    let requests: Vec<Request> = inputs
+    let requests: Vec<(Request, Option<Arc<str>>)> = inputs
         .iter()
         .zip(prompts)
-        .map(|(input, prompt)| engine_request(&model, input, prompt, accepted))
+        .map(|(input, Encoded { tokens, rendered })| {
+            (engine_request(&model, input, tokens, accepted), rendered.map(Arc::from))
+        })
         .collect();
-    for (index, request) in requests.iter().enumerate() {
+    for (index, (request, _)) in requests.iter().enumerate() {
         model.engine.check(request).map_err(|error| Refused::at(index, error.into()))?;
     }
     let mut masks = format::masks(&model, &inputs).await?.into_iter();
     let (model, mut places) = (Arc::new(model), places.into_iter());
     let mut all = Vec::with_capacity(wanted);
-    for (input, request) in inputs.iter().zip(requests) {
+    for (input, (request, rendered)) in inputs.iter().zip(requests) {
         for (choice, place) in places.by_ref().take(input.choices).enumerate() {
             let mut request = request.clone();
             // The first choice is the answer that a request for one would get.
             request.sampling.seed = request.sampling.seed.wrapping_add(choice as u64);
             let mask = masks.next().flatten();
-            all.push(Generation::begin(&model, input, (place, request, mask), accepted)?);
+            let mut generation = Generation::begin(&model, input, (place, request, mask), accepted)?;
+            generation.rendered.clone_from(&rendered);
+            all.push(generation);
         }
     }
     Ok(Generations::new(all))
@@ -258,6 +266,7 @@ impl Generation {
         Ok(Self {
             model: Arc::clone(model),
             prompt_tokens,
+            rendered: None,
             cached_tokens: 0,
             queued: Duration::ZERO,
             token_ids: Vec::new(),
@@ -289,6 +298,11 @@ impl Generation {
     /// The prompt as the model sees it.
     pub fn prompt_tokens(&self) -> &[TokenId] {
         &self.prompt_tokens
+    }
+
+    /// The prompt as text, where a template of the model's settings made it.
+    pub fn rendered(&self) -> Option<&str> {
+        self.rendered.as_deref()
     }
 
     /// Tokens of the prompt whose cache was kept and not computed again, known with the first piece.

@@ -3,6 +3,7 @@
 use crate::engine::EngineError;
 use crate::text::chat::NoChat;
 use crate::text::constraint::FormatError;
+use crate::text::prompts::PromptError;
 use crate::text::template::TemplateError;
 use crate::text::tokenizer::TextError;
 
@@ -21,6 +22,9 @@ pub enum GenerateError {
     /// The chat template did not make a prompt of the messages.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// A template of the model's settings did not make a prompt of the variables.
+    #[error(transparent)]
+    Prompt(#[from] PromptError),
     /// More than a request may want, or than the engine has places.
     #[error("{asked} generations are more than the {allowed} that a request to this model may ask for")]
     TooManyGenerations {
@@ -85,6 +89,7 @@ impl GenerateError {
             Self::NoTokens
             | Self::NoChat(_)
             | Self::Template(_)
+            | Self::Prompt(_)
             | Self::Format(_)
             | Self::TooManyGenerations { .. }
             | Self::TooManyTokens { .. } => false,

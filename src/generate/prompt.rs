@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
+
 use super::{GenerateError, Refused, TokenSpan};
 use crate::engine::TokenId;
 use crate::model::LoadedModel;
 use crate::text::chat::Messages;
+use crate::text::prompts::PromptTemplate;
 
 /// What is to be continued.
 #[derive(Debug, Clone)]
@@ -18,28 +21,42 @@ pub enum Prompt {
     Tokens(Vec<TokenId>),
     /// Messages, for the model's chat template.
     Chat(Messages),
+    /// Variables, for a template of the model's settings; the prompt is tokenised as a text.
+    Template(Arc<PromptTemplate>, Map<String, Value>),
+}
+
+/// A prompt as the model sees it.
+pub(super) struct Encoded {
+    pub(super) tokens: Vec<TokenId>,
+    /// What a template has made.
+    pub(super) rendered: Option<String>,
 }
 
 /// The tokens of each prompt. Off the async threads: a long prompt takes milliseconds to seconds.
-pub(super) async fn encode(model: &LoadedModel, prompts: Vec<Prompt>) -> Result<Vec<Vec<TokenId>>, Refused> {
+pub(super) async fn encode(model: &LoadedModel, prompts: Vec<Prompt>) -> Result<Vec<Encoded>, Refused> {
     let (tokenizer, chat) = (Arc::clone(&model.tokenizer), model.chat.clone());
-    let tokens = move |prompt| match prompt {
-        Prompt::Text(text) => Ok(tokenizer.encode(&text, true)?),
+    let encode = move |prompt| match prompt {
+        Prompt::Text(text) => Ok(Encoded { tokens: tokenizer.encode(&text, true)?, rendered: None }),
         Prompt::TextEnd(text, most_tokens) => {
             let mut tokens = tokenizer.encode(&text, true)?;
-            Ok(tokens.split_off(tokens.len().saturating_sub(most_tokens)))
+            let tokens = tokens.split_off(tokens.len().saturating_sub(most_tokens));
+            Ok(Encoded { tokens, rendered: None })
         }
-        Prompt::Tokens(tokens) => Ok(tokens),
+        Prompt::Tokens(tokens) => Ok(Encoded { tokens, rendered: None }),
         Prompt::Chat(messages) => {
             let text = chat.clone()?.prompt(&messages)?;
-            Ok(tokenizer.encode(&text, false)?)
+            Ok(Encoded { tokens: tokenizer.encode(&text, false)?, rendered: None })
+        }
+        Prompt::Template(template, variables) => {
+            let text = template.render(&variables)?;
+            Ok(Encoded { tokens: tokenizer.encode(&text, true)?, rendered: Some(text) })
         }
     };
     let encoded = move || {
         let all = prompts.into_iter().enumerate();
-        all.map(|(index, prompt)| match tokens(prompt) {
-            Ok(tokens) if tokens.is_empty() => Err(Refused::at(index, GenerateError::NoTokens)),
-            Ok(tokens) => Ok(tokens),
+        all.map(|(index, prompt)| match encode(prompt) {
+            Ok(prompt) if prompt.tokens.is_empty() => Err(Refused::at(index, GenerateError::NoTokens)),
+            Ok(prompt) => Ok(prompt),
             Err(error) => Err(Refused::at(index, error)),
         })
         .collect()

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::request_id::RequestId;
 use super::{oip, openai, tgi};
 use crate::engine::EngineError;
-use crate::generate::{FormatError, GenerateError, Refused};
+use crate::generate::{FormatError, GenerateError, PromptError, Refused};
 use crate::model::Unavailable;
 
 /// What the prompt is called in the native API; [`ApiError::refused`] gives it the name of another.
@@ -193,6 +193,7 @@ impl From<GenerateError> for ApiError {
             GenerateError::TooManyGenerations { .. } | GenerateError::Template(_) => {
                 Self::invalid_value(PROMPT, error.to_string())
             }
+            GenerateError::Prompt(error) => error.into(),
             GenerateError::NoChat(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "no_chat_template", error.to_string()).at("model")
             }
@@ -205,6 +206,20 @@ impl From<GenerateError> for ApiError {
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "text_failed", error.to_string())
             }
         }
+    }
+}
+
+impl From<PromptError> for ApiError {
+    fn from(error: PromptError) -> Self {
+        let field = match error {
+            PromptError::Unknown { .. } | PromptError::Failed { .. } | PromptError::Empty { .. } => {
+                "template"
+            }
+            PromptError::Unused { .. } | PromptError::Missing { .. } | PromptError::Refused { .. } => {
+                "variables"
+            }
+        };
+        Self::invalid_value(field, error.to_string())
     }
 }
 

@@ -5,6 +5,8 @@
 //! → {"generated_text": …, "metadata": {"tokens_generated": n, "processing_time_ms": t, …}}
 //! ```
 //!
+//! A template of the model's settings makes prompts of variables, in place of `text` or of it: `native/prompts.rs`.
+//!
 //! A list of texts is answered with `{"results": [ … ]}`, in its order, each as if it had come alone. With `stream` the
 //! answer is server-sent events: `{"text": …}` for each piece, at last `{"metadata": …}`; those of a list have an `index`.
 
@@ -16,14 +18,17 @@ use axum::extract::{Extension, Request, State};
 use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 mod format;
 mod local;
 mod logprobs;
+mod prompts;
 
 pub(super) use self::format::NativeFormat;
 pub use self::local::{LocalAnswer, LocalError, LocalPrompt, LocalRequest, Summary};
 use self::logprobs::LogprobsOfToken;
+use self::prompts::{CheckedPrompts, PromptFields};
 use super::error::ApiError;
 use super::parameters::{
     LogitBias, SamplingFields, Texts, checked_alternatives, checked_max_tokens, checked_stop,
@@ -35,8 +40,7 @@ use super::{Api, json, sse};
 use crate::engine::TokenId;
 use crate::failpoint;
 use crate::generate::{
-    self, Delta, EndReason, Format, Generation, Generations, Input, MOST_GENERATIONS, MaxTokens, Prompt,
-    Refused,
+    self, Delta, EndReason, Format, Generation, Generations, Input, MaxTokens, Prompt, Prompts, Refused,
 };
 
 /// Tokens that are generated when the request does not say, if the context has room for them.
@@ -46,7 +50,9 @@ const DEFAULT_MAX_TOKENS: usize = 50;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NativeRequest {
-    text: Texts,
+    text: Option<Texts>,
+    template: Option<String>,
+    variables: Option<Map<String, Value>>,
     model: Option<String>,
     max_tokens: Option<u64>,
     temperature: Option<f64>,
@@ -124,14 +130,16 @@ struct Answer {
     logprobs: bool,
     /// Whether the request has a list of texts.
     is_list: bool,
+    /// The field that is at fault where a prompt is.
+    prompt_field: &'static str,
     texts: Vec<TextOf>,
 }
 
 /// What the answer to one text needs to know.
 struct TextOf {
     seed: u64,
-    /// The prompt, when it begins the text.
-    prefix: String,
+    /// The prompt as it came, when the prompt begins the answer; a template may have made another one of it.
+    prefix: Option<String>,
 }
 
 /// `POST /api/v1/inference`
@@ -162,7 +170,8 @@ async fn answer(
         model = api.registry.pin(request.model.as_deref(), api.limits.request_timeout).await?;
     }
     let stream = request.stream.unwrap_or(false);
-    let (mut inputs, answer) = parse(request, model.engine.geometry().vocabulary_size, started)?;
+    let about = (model.engine.geometry().vocabulary_size, &*model.prompts());
+    let (mut inputs, answer) = parse(request, about, started)?;
     let timeout = model.live().request_timeout.saturating_sub(started.elapsed());
     for input in &mut inputs {
         input.timeout = Some(timeout);
@@ -177,14 +186,16 @@ async fn answer(
     Ok(response)
 }
 
-/// Checks every value; nothing is clamped. Tokens that are named are below `vocabulary_size`.
+/// Checks every value; nothing is clamped. Tokens that are named are below `vocabulary_size`, templates are those of the model.
 fn parse(
     request: NativeRequest,
-    vocabulary_size: usize,
+    (vocabulary_size, templates): (usize, &Prompts),
     started: Instant,
 ) -> Result<(Vec<Input>, Answer), ApiError> {
     let NativeRequest {
         text,
+        template,
+        variables,
         model: _,
         max_tokens,
         temperature,
@@ -206,8 +217,8 @@ fn parse(
         stream,
         format,
     } = request;
-    let is_list = matches!(text, Texts::Many(_));
-    let texts = checked_texts(text)?;
+    let CheckedPrompts { prompts, is_list, templated, field: prompt_field } =
+        PromptFields { text, template, variables }.checked(templates)?;
     let sampling = SamplingFields {
         temperature,
         top_p,
@@ -233,42 +244,27 @@ fn parse(
         skip_special_tokens: skip_special_tokens.unwrap_or(true),
         format: format.map(Format::from),
     };
-    // A stream's pieces continue the prompt unless it is asked for, and what has a format is parsed; otherwise a whole answer
-    // begins with it.
-    let full_text = return_full_text.unwrap_or(!stream.unwrap_or(false) && common.format.is_none());
+    // A stream's pieces continue the prompt unless it is asked for, what has a format is parsed, and who sends data for a
+    // template has not written the prompt; otherwise a whole answer begins with it.
+    let plain = !stream.unwrap_or(false) && common.format.is_none() && !templated;
+    let full_text = return_full_text.unwrap_or(plain);
     let mut answer = Answer {
         started,
         return_token_ids: return_token_ids.unwrap_or(false),
         logprobs: common.logprobs.is_some(),
         is_list,
-        texts: Vec::with_capacity(texts.len()),
+        prompt_field,
+        texts: Vec::with_capacity(prompts.len()),
     };
-    let mut inputs = Vec::with_capacity(texts.len());
-    for text in texts {
+    let mut inputs = Vec::with_capacity(prompts.len());
+    for (prompt, text) in prompts {
         let seed = seed.unwrap_or_else(made_seed);
-        answer.texts.push(TextOf { seed, prefix: if full_text { text.clone() } else { String::new() } });
-        let mut input = Input { prompt: Prompt::Text(text), ..common.clone() };
+        answer.texts.push(TextOf { seed, prefix: full_text.then_some(text) });
+        let mut input = Input { prompt, ..common.clone() };
         input.sampling.seed = seed;
         inputs.push(input);
     }
     Ok((inputs, answer))
-}
-
-fn checked_texts(text: Texts) -> Result<Vec<String>, ApiError> {
-    let empty = |field: &str| ApiError::invalid_value(field, format!("{field} must not be empty"));
-    match text {
-        Texts::One(text) if text.is_empty() => Err(empty("text")),
-        Texts::One(text) => Ok(vec![text]),
-        Texts::Many(texts) if texts.is_empty() => Err(empty("text")),
-        Texts::Many(texts) if texts.len() > MOST_GENERATIONS => Err(ApiError::invalid_value(
-            "text",
-            format!("text takes at most {MOST_GENERATIONS} texts, got {}", texts.len()),
-        )),
-        Texts::Many(texts) => match texts.iter().position(String::is_empty) {
-            Some(index) => Err(empty(&format!("text[{index}]"))),
-            None => Ok(texts),
-        },
-    }
 }
 
 fn taken_logprobs(generation: &mut Generation) -> Vec<LogprobsOfToken> {
@@ -280,7 +276,7 @@ impl Answer {
     fn refused(&self, refused: Refused) -> ApiError {
         ApiError::refused(refused, |index| match index {
             Some(index) if self.is_list => format!("text[{index}]"),
-            _ => "text".to_owned(),
+            _ => self.prompt_field.to_owned(),
         })
     }
 
@@ -300,7 +296,7 @@ impl Answer {
         for (index, (one, text)) in whole.into_iter().zip(&self.texts).enumerate() {
             let generation = generations.get_mut(index);
             results.push(NativeResponse {
-                generated_text: format!("{}{}", text.prefix, one.text),
+                generated_text: format!("{}{}", Self::prefix(text, generation), one.text),
                 logprobs: self.logprobs.then(|| taken_logprobs(generation)),
                 metadata: self.metadata(generation, text.seed, (one.reason, one.ended)),
             });
@@ -308,15 +304,22 @@ impl Answer {
         Ok(results)
     }
 
-    fn stream(mut self, generations: Generations, request_id: RequestId) -> Response {
+    /// What a text begins with.
+    fn prefix<'text>(text: &'text TextOf, generation: &'text Generation) -> &'text str {
+        text.prefix.as_deref().map_or("", |sent| generation.rendered().unwrap_or(sent))
+    }
+
+    fn stream(self, generations: Generations, request_id: RequestId) -> Response {
         let is_list = self.is_list;
         let event = move |index| NativeEvent { index: is_list.then_some(index), ..NativeEvent::default() };
         sse::respond(generations, move |generations, moment| match moment {
             Moment::Begin => {
-                let prefixes = self.texts.iter_mut().map(|text| std::mem::take(&mut text.prefix));
-                let told = prefixes.enumerate().filter(|(_, prefix)| !prefix.is_empty());
-                told.map(|(index, prefix)| sse::data(&NativeEvent { text: Some(prefix), ..event(index) }))
-                    .collect()
+                let told = self.texts.iter().enumerate().filter_map(|(index, text)| {
+                    let prefix = Self::prefix(text, generations.get_mut(index));
+                    (!prefix.is_empty())
+                        .then(|| sse::data(&NativeEvent { text: Some(prefix.to_owned()), ..event(index) }))
+                });
+                told.collect()
             }
             Moment::Piece(index, delta) => {
                 let generation = generations.get_mut(index);

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::crd::{FrozenSpec, ModelStatus, RETRY_ANNOTATION};
 use crate::model::spec::ModelSpec;
+use crate::model::template_fault;
 
 /// A `Model` as it was read.
 #[derive(Debug, Clone)]
@@ -24,12 +25,15 @@ pub(super) struct ModelObject {
 }
 
 /// Why a spec cannot be understood.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Unreadable {
     /// It has a field, or a value, that this version does not know.
     Unknown(String),
     /// It is not what the schema says.
     Invalid(String),
+    /// A template of it is none, which no schema can tell. The spec is here without its prompt templates: a pod that begins and
+    /// knows no earlier spec serves what has proved itself with that.
+    Template(Box<ModelSpec>, String),
 }
 
 impl ModelObject {
@@ -65,7 +69,7 @@ fn unseen() -> ModelStatus {
 }
 
 fn read_spec(value: &Value) -> Result<ModelSpec, Unreadable> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
+    let spec: ModelSpec = serde_path_to_error::deserialize(value).map_err(|error| {
         let path = error.path().to_string();
         let message = error.into_inner().to_string();
         let told = if path == "." { message.clone() } else { format!("spec.{path}: {message}") };
@@ -74,7 +78,14 @@ fn read_spec(value: &Value) -> Result<ModelSpec, Unreadable> {
         } else {
             Unreadable::Invalid(told)
         }
-    })
+    })?;
+    match template_fault(&spec) {
+        None => Ok(spec),
+        Some(fault) => {
+            let rest = ModelSpec { prompt_template: None, prompt_templates: Vec::new(), ..spec };
+            Err(Unreadable::Template(Box::new(rest), fault))
+        }
+    }
 }
 
 impl FrozenSpec {
@@ -87,6 +98,8 @@ impl FrozenSpec {
             source,
             tokenizer,
             runtime,
+            prompt_template: _,
+            prompt_templates: _,
             limits: _,
             verify,
             rollout: _,
@@ -125,6 +138,21 @@ mod tests {
         let invalid = object(&json!({"source": {"path": 7}}), &json!({}));
         let Err(Unreadable::Invalid(told)) = invalid.spec else { panic!("{:?}", invalid.spec) };
         assert!(told.contains("spec.source.path"), "{told}");
+    }
+
+    #[test]
+    fn a_template_that_is_none_is_told_with_its_line_and_the_rest_is_kept() {
+        let broken = json!([{"name": "a", "template": "{{ a }}"}, {"name": "b", "template": "x\n{{ b"}]);
+        let object = object(
+            &json!({"source": {"path": "a"}, "limits": {"maxQueue": 7}, "promptTemplates": broken}),
+            &json!({}),
+        );
+        let Err(Unreadable::Template(rest, told)) = object.spec else { panic!("{:?}", object.spec) };
+        assert!(
+            told.contains("spec.promptTemplates: `b` does not compile") && told.contains("(in b:2)"),
+            "{told}"
+        );
+        assert_eq!((rest.limits.max_queue, rest.prompt_templates.len()), (Some(7), 0));
     }
 
     #[test]

@@ -180,6 +180,11 @@ impl Keeper {
                 model.set_live(target.live);
                 tracing::info!(model = %self.slot.key, "limits changed");
             }
+            let prompts = &target.templates.prompts;
+            if let Some(model) = serving.model.as_ref().filter(|model| model.prompts() != *prompts) {
+                model.set_prompts(Arc::clone(prompts));
+                tracing::info!(model = %self.slot.key, "prompt templates changed");
+            }
             serving.target = Arc::clone(target);
         }
         self.tell(target);

@@ -16,6 +16,7 @@ use crate::engine::{Engine, TokenId};
 use crate::metrics::ModelMetrics;
 use crate::text::chat::{Chat, NoChat};
 use crate::text::constraint::Grammars;
+use crate::text::prompts::Prompts;
 use crate::text::tokenizer::Tokenizer;
 
 /// A model that can answer. When the last hold on it is gone, its memory is given back by a thread of its own.
@@ -47,6 +48,7 @@ pub struct LoadedModel {
     /// How its generations end.
     pub health: Health,
     live: ArcSwap<LiveLimits>,
+    prompts: ArcSwap<Prompts>,
     in_flight: AtomicUsize,
     /// Milliseconds from `born` to the end of the last request.
     used: AtomicU64,
@@ -68,6 +70,7 @@ pub(super) struct Parts {
     pub(super) engine: Engine,
     pub(super) metrics: ModelMetrics,
     pub(super) live: LiveLimits,
+    pub(super) prompts: Arc<Prompts>,
 }
 
 impl LoadedModel {
@@ -84,6 +87,7 @@ impl LoadedModel {
             engine,
             metrics,
             live,
+            prompts,
         } = parts;
         engine.set_limits(live.concurrent, live.queue);
         metrics.queue_limit(live.queue);
@@ -102,6 +106,7 @@ impl LoadedModel {
             metrics,
             health: Health::default(),
             live: ArcSwap::from_pointee(live),
+            prompts: ArcSwap::new(prompts),
             in_flight: AtomicUsize::new(0),
             used: AtomicU64::new(0),
             born: Instant::now(),
@@ -120,6 +125,16 @@ impl LoadedModel {
         self.engine.set_limits(live.concurrent, live.queue);
         self.metrics.queue_limit(live.queue);
         self.live.store(Arc::new(live));
+    }
+
+    /// The prompt templates of this moment.
+    pub fn prompts(&self) -> Arc<Prompts> {
+        self.prompts.load_full()
+    }
+
+    /// Changes the prompt templates for the requests that come from now on.
+    pub(super) fn set_prompts(&self, prompts: Arc<Prompts>) {
+        self.prompts.store(prompts);
     }
 
     /// Requests that hold it.

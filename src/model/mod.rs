@@ -31,6 +31,7 @@ pub mod source;
 pub mod spec;
 pub mod store;
 mod target;
+mod templates;
 pub mod verify;
 mod workshop;
 
@@ -46,6 +47,7 @@ pub use reason::Reason;
 pub use registry::{Registry, Serving, Snapshot, Unavailable};
 pub use slot::{Failure, ModelState, Preparation, Status};
 pub use target::{Defaults, Desired, LiveLimits, Purpose, SpecError, Target, desired, revision_of};
+pub use templates::{InvalidTemplate, TemplateField, TemplateSources, Templates, template_fault};
 pub use workshop::{AttemptError, Trial, Workshop};
 
 pub use crate::engine::RunningStep;

@@ -10,8 +10,8 @@ mod source;
 mod verify;
 
 pub use model::{
-    AfterDrain, GatewayRef, HubSpec, LimitsSpec, ModelDocument, ModelSpec, OnFailure, RolloutSpec,
-    RuntimeSpec, SourceSpec, SwapPolicy, WatchSpec,
+    AfterDrain, GatewayRef, HubSpec, LimitsSpec, ModelDocument, ModelSpec, NamedTemplate, OnFailure,
+    RolloutSpec, RuntimeSpec, SourceSpec, SwapPolicy, WatchSpec,
 };
 pub use oci::OciSource;
 pub use portion::IntOrPercent;

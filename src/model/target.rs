@@ -6,6 +6,8 @@
 //! Model object ┘     (schema)        (checked, with the gateway's settings filled in)
 //! ```
 
+mod limits;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
@@ -16,17 +18,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::hexadecimal::hexadecimal;
 use super::manifest::Digest;
-use super::spec::{
-    Bytes, HttpUrl, LimitsSpec, ModelDocument, ModelSpec, RolloutSpec, RuntimeSpec, Source, SourceSpec,
-    VerifySpec,
-};
+use super::spec::{Bytes, HttpUrl, ModelDocument, ModelSpec, RolloutSpec, Source, SourceSpec, VerifySpec};
+use super::templates::Templates;
 use super::{LoadLimits, ModelName};
 
 /// Names under which one model can be asked for besides its own.
 const MOST_ALIASES: usize = 8;
-const LONGEST_TEMPLATE_BYTES: usize = 16 << 10;
-/// The logits of all drafted tokens are kept at once, a vocabulary each.
-const MOST_DRAFTED_TOKENS: u8 = 64;
 const LONGEST_SECONDS: u32 = 24 * 60 * 60;
 
 /// What a document leaves open.
@@ -78,8 +75,8 @@ pub struct Target {
     pub load: LoadLimits,
     /// Memory that loading takes, when the document says it.
     pub memory_bytes: Option<u64>,
-    /// Prompt template in place of the model's own.
-    pub chat_template: Option<String>,
+    /// Templates that its settings give.
+    pub templates: Templates,
     /// What it may take.
     pub live: LiveLimits,
     /// How it is tried.
@@ -154,6 +151,8 @@ impl Target {
             source,
             tokenizer,
             runtime,
+            prompt_template: _,
+            prompt_templates: _,
             limits,
             verify,
             rollout,
@@ -175,7 +174,7 @@ impl Target {
                 "digest and inPlace are for the source of the model only".to_owned(),
             ));
         }
-        let load = load_limits(runtime, &defaults.load)?;
+        let load = limits::load_limits(runtime, &defaults.load)?;
         Ok(Self {
             names: names(&key, served_name.as_deref(), aliases)?,
             revision: revision_of(spec),
@@ -188,8 +187,8 @@ impl Target {
             digest,
             in_place: source.in_place,
             memory_bytes: runtime.memory.map(|Bytes(bytes)| bytes),
-            chat_template: checked_template(runtime.chat_template.as_deref())?,
-            live: live_limits(limits, &defaults.live, load.rows)?,
+            templates: Templates::of(spec)?,
+            live: limits::live_limits(limits, &defaults.live, load.rows)?,
             load,
             verify: verify.clone(),
             rollout: rollout.clone(),
@@ -206,6 +205,7 @@ impl Target {
     pub fn of_environment(
         name: ModelName,
         (source, tokenizer): (Source, Option<Source>),
+        templates: Templates,
         defaults: &Defaults,
     ) -> Self {
         let LoadLimits {
@@ -217,12 +217,15 @@ impl Target {
             draft_tokens,
             memory: _,
         } = &defaults.load;
-        let what = serde_json::json!({
+        let mut what = serde_json::json!({
             "servedName": name.as_str(),
             "source": source.to_string(),
             "tokenizer": tokenizer.as_ref().map(ToString::to_string),
             "runtime": [context_tokens, &Some(*rows), &Some(*chunk_tokens), &Some(*draft_tokens)],
         });
+        if let Some(template) = &templates.chat {
+            what["chatTemplate"] = template.as_str().into();
+        }
         Self {
             names: vec![name.clone()],
             key: name,
@@ -233,7 +236,7 @@ impl Target {
             in_place: true,
             load: defaults.load,
             memory_bytes: None,
-            chat_template: None,
+            templates,
             live: defaults.live,
             verify: VerifySpec { isolation: super::spec::Isolation::InProcess, ..VerifySpec::default() },
             rollout: RolloutSpec::default(),
@@ -382,97 +385,6 @@ fn below(root: &Path, text: &str) -> Result<PathBuf, String> {
         ));
     }
     Ok(root.join(text))
-}
-
-fn load_limits(spec: &RuntimeSpec, defaults: &LoadLimits) -> Result<LoadLimits, Wrong> {
-    let RuntimeSpec {
-        context_length,
-        max_batch_size,
-        prefill_chunk_tokens,
-        speculative_tokens,
-        memory: _,
-        cache_memory,
-        prefix_memory,
-        chat_template: _,
-    } = spec;
-    let mut limits = *defaults;
-    if let Some(tokens) = context_length {
-        limits.context_tokens = Some(at_least_one("spec.runtime.contextLength", *tokens)?);
-    }
-    if let Some(rows) = max_batch_size {
-        limits.rows = at_least_one("spec.runtime.maxBatchSize", *rows)?;
-    }
-    if let Some(tokens) = prefill_chunk_tokens {
-        limits.chunk_tokens = at_least_one("spec.runtime.prefillChunkTokens", *tokens)?;
-    }
-    if let Some(tokens) = speculative_tokens {
-        if *tokens > MOST_DRAFTED_TOKENS {
-            let message = format!("is {tokens}, at most {MOST_DRAFTED_TOKENS} are possible");
-            return Err(("spec.runtime.speculativeTokens", message));
-        }
-        limits.draft_tokens = usize::from(*tokens);
-    }
-    if let Some(Bytes(bytes)) = cache_memory {
-        limits.memory.cache_bytes = Some(*bytes);
-    }
-    if let Some(Bytes(bytes)) = prefix_memory {
-        limits.memory.prefix_bytes = Some(*bytes);
-    }
-    Ok(limits)
-}
-
-fn live_limits(spec: &LimitsSpec, defaults: &LiveLimits, rows: usize) -> Result<LiveLimits, Wrong> {
-    let LimitsSpec {
-        max_concurrent,
-        max_queue,
-        max_output_tokens,
-        request_timeout_seconds,
-        unload_after_idle_seconds,
-    } = spec;
-    let seconds = |field, seconds: &Option<u32>| {
-        seconds.map(|seconds| match seconds {
-            1..=LONGEST_SECONDS => Ok(Duration::from_secs(seconds.into())),
-            _ => Err((field, format!("is {seconds}, from 1 to {LONGEST_SECONDS} are possible"))),
-        })
-    };
-    let concurrent =
-        max_concurrent.map(|rows| at_least_one("spec.limits.maxConcurrent", rows)).transpose()?;
-    if let Some(concurrent) = concurrent.filter(|concurrent| *concurrent > rows) {
-        return Err((
-            "spec.limits.maxConcurrent",
-            format!(
-                "is {concurrent}, and there are {rows} rows: raise spec.runtime.maxBatchSize, or lower it"
-            ),
-        ));
-    }
-    Ok(LiveLimits {
-        concurrent: concurrent.unwrap_or(rows),
-        queue: max_queue.map_or(defaults.queue, |queue| queue as usize),
-        output_tokens: max_output_tokens
-            .map(|tokens| at_least_one("spec.limits.maxOutputTokens", tokens))
-            .transpose()?
-            .or(defaults.output_tokens),
-        request_timeout: seconds("spec.limits.requestTimeoutSeconds", request_timeout_seconds)
-            .transpose()?
-            .unwrap_or(defaults.request_timeout),
-        unload_after_idle: seconds("spec.limits.unloadAfterIdleSeconds", unload_after_idle_seconds)
-            .transpose()?
-            .or(defaults.unload_after_idle),
-    })
-}
-
-fn at_least_one(field: &'static str, number: u32) -> Result<usize, Wrong> {
-    if number == 0 { Err((field, "is 0, at least 1 is needed".to_owned())) } else { Ok(number as usize) }
-}
-
-fn checked_template(template: Option<&str>) -> Result<Option<String>, Wrong> {
-    match template {
-        Some(text) if text.len() > LONGEST_TEMPLATE_BYTES => Err((
-            "spec.runtime.chatTemplate",
-            format!("has {} bytes, at most {LONGEST_TEMPLATE_BYTES} are possible", text.len()),
-        )),
-        other => Ok(other.map(str::to_owned)),
-    }
 }
 
 fn check_rollout(rollout: &RolloutSpec) -> Result<(), Wrong> {

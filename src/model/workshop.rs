@@ -162,7 +162,7 @@ impl Workshop {
             graph: absolute(&prepared.graph)?,
             tokenizer: absolute(&prepared.tokenizer)?,
             limits: target.load,
-            chat_template: target.chat_template.clone(),
+            chat_template: target.templates.chat.clone(),
             verify: target.verify.clone(),
         };
         let checked = request.clone();
@@ -331,7 +331,7 @@ impl Workshop {
             model: target.key.clone(),
             graph: prepared.graph.clone(),
             tokenizer: prepared.tokenizer.clone(),
-            chat_template: target.chat_template.clone(),
+            chat_template: target.templates.chat.clone(),
             limits: target.load,
             promised_bytes: self.promised_to_others(&target.key),
         };
@@ -367,6 +367,7 @@ impl Workshop {
                 engine,
                 metrics,
                 live: target.live,
+                prompts: Arc::clone(&target.templates.prompts),
             },
             &self.reaper,
         );

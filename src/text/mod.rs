@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod constraint;
 pub mod decoder;
+pub mod prompts;
 pub mod stop;
 pub mod template;
 pub mod tokenizer;

@@ -22,6 +22,7 @@ REFUSED = {
     ): "extraEnv and settings both have RUST_LOG",
     ("mode=env",): "set model.source to",
     ("model.source=/models/x",): "model.source is for mode env, and mode is crd",
+    ("model.promptTemplate=x",): "templates of model are for mode env, and mode is crd: give them to the model in its Model object",
     ("models[0].name=x", "models[0].spec.source.path=x"): "models is for mode configMap, and mode is crd",
     (
         "mode=configMap",

@@ -1,5 +1,6 @@
 """What holds for the pods of the chart and of the manifests: rights, images, probes, ends, variables."""
 
+import json
 import unittest
 
 import chart
@@ -130,6 +131,25 @@ class PodsTest(unittest.TestCase):
         variables = chart.environment(chart.gateway(*values))
         self.assertEqual(variables["INFERENCE_MAX_BODY_BYTES"], "2097152")
         self.assertEqual(variables["INFERENCE_SPINNING"], "false")
+
+    def test_templates_arrive_as_they_were_given(self) -> None:
+        template = "<|user|>\n{{ document }} costs $(PRICE) & 'more' \"ä\""
+        named = [{"name": "summarise", "template": template}]
+        values = (
+            "--set=mode=env",
+            "--set=model.source=/models/x",
+            f"--set-json=model.promptTemplate={json.dumps('{{ text }}:')}",
+            f"--set-json=model.promptTemplates={json.dumps(named)}",
+            f"--set-json=model.chatTemplate={json.dumps('{{ messages }}')}",
+        )
+        variables = chart.environment(chart.gateway(*values))
+        self.assertEqual(variables["INFERENCE_DEFAULT_PROMPT_TEMPLATE"], "{{ text }}:")
+        self.assertEqual(variables["INFERENCE_DEFAULT_CHAT_TEMPLATE"], "{{ messages }}")
+        # The kubelet makes $( of $$(.
+        given = variables["INFERENCE_DEFAULT_PROMPT_TEMPLATES"].replace("$$(", "$(")
+        self.assertEqual(yaml.safe_load(given), named)
+        plain = chart.environment(chart.gateway("--set=mode=env", "--set=model.source=/models/x"))
+        self.assertFalse([name for name in plain if name.endswith(("_TEMPLATE", "_TEMPLATES"))])
 
     def test_downloads_go_through_the_proxy_that_is_named(self) -> None:
         names = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")

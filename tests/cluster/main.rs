@@ -49,6 +49,7 @@ mod rollouts;
 mod room;
 mod scale;
 mod schema;
+mod templates;
 mod thousand;
 mod tokens;
 mod traffic;

@@ -56,6 +56,31 @@ fn with(more: &Value) -> Value {
     spec
 }
 
+/// Prompt templates that hold and that do not.
+fn prompt_templates() -> Vec<Value> {
+    let prompts = |named: Value| json!({"promptTemplates": named});
+    let many: Vec<Value> =
+        (0..17).map(|number| json!({"name": number.to_string(), "template": "x"})).collect();
+    let long = "x".repeat(20_000);
+    vec![
+        with(
+            &json!({"promptTemplate": "Q: {{ text }}", "promptTemplates": [{"name": "A.b-c_9", "template": "{{ a }}"}]}),
+        ),
+        with(&json!({"promptTemplate": ""})),
+        with(&json!({"promptTemplate": format!("{{{{ text }}}}{long}")})),
+        with(&prompts(json!([{"name": "a b", "template": "x"}]))),
+        with(&prompts(json!([{"name": "", "template": "x"}]))),
+        with(&prompts(json!([{"name": "x".repeat(65), "template": "x"}]))),
+        with(&prompts(json!([{"name": "a", "template": ""}]))),
+        with(&prompts(json!([{"name": "a", "template": long}]))),
+        with(&prompts(json!([{"name": "a"}]))),
+        with(&prompts(json!([{"name": "a", "template": "x", "role": "user"}]))),
+        with(&prompts(json!([{"name": "a", "template": "x"}, {"name": "a", "template": "y"}]))),
+        with(&prompts(json!(many[..16]))),
+        with(&prompts(json!(many))),
+    ]
+}
+
 #[tokio::test]
 async fn cluster_and_gateway_refuse_the_same_objects() {
     let plane = ControlPlane::shared().await;
@@ -145,7 +170,7 @@ async fn cluster_and_gateway_refuse_the_same_objects() {
         with(&json!({"rollout": {"watch": {"minimumRequests": 0}}})),
     ];
     let (mut taken, mut refused, mut differ) = (0, 0, Vec::new());
-    for spec in &specs {
+    for spec in specs.iter().chain(&prompt_templates()) {
         let (cluster, gateway) = (cluster_says(&models, spec).await, gateway_says(spec));
         match (&cluster, &gateway) {
             (Ok(()), Ok(())) => taken += 1,

@@ -35,6 +35,7 @@ mod soak;
 mod sources;
 mod store;
 mod streaming;
+mod templates;
 mod tgi;
 mod token_options;
 mod verify;

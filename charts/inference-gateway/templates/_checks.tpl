@@ -59,6 +59,9 @@ the chart is checked.
 {{- if and (ne .Values.mode "env") .Values.model.source }}
 {{- fail (printf "model.source is for mode env, and mode is %s: set mode to env, or name the model in %s" .Values.mode (ternary "models" "a Model object" (eq .Values.mode "configMap"))) }}
 {{- end }}
+{{- if and (ne .Values.mode "env") (or .Values.model.chatTemplate .Values.model.promptTemplate .Values.model.promptTemplates) }}
+{{- fail (printf "templates of model are for mode env, and mode is %s: give them to the model in %s (docs/templates.md)" .Values.mode (ternary "models" "its Model object" (eq .Values.mode "configMap"))) }}
+{{- end }}
 {{- if and (ne .Values.mode "configMap") .Values.models }}
 {{- fail (printf "models is for mode configMap, and mode is %s: set mode to configMap%s" .Values.mode (ternary ", or apply Model objects" "" (eq .Values.mode "crd"))) }}
 {{- end }}

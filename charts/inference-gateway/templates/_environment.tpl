@@ -15,8 +15,11 @@ HF_TOKEN: hubToken
 INFERENCE_CACHE_DIR: cache
 INFERENCE_CA_BUNDLE: caBundle.configMapName
 INFERENCE_STATE_DIR: cache
+INFERENCE_DEFAULT_CHAT_TEMPLATE: model.chatTemplate
 INFERENCE_DEFAULT_MODEL_NAME: model.name
 INFERENCE_DEFAULT_MODEL_PATH: model.source
+INFERENCE_DEFAULT_PROMPT_TEMPLATE: model.promptTemplate
+INFERENCE_DEFAULT_PROMPT_TEMPLATES: model.promptTemplates
 INFERENCE_DEFAULT_TOKENIZER: model.tokenizer
 INFERENCE_DRAIN_TIMEOUT: drainSeconds
 INFERENCE_GATEWAY_NAME: gatewayName with mode crd
@@ -55,6 +58,16 @@ INFERENCE_SHUTDOWN_DELAY: leaveSeconds
 - {name: INFERENCE_DEFAULT_MODEL_PATH, value: {{ .Values.model.source | quote }}}
 {{- with .Values.model.tokenizer }}
 - {name: INFERENCE_DEFAULT_TOKENIZER, value: {{ . | quote }}}
+{{- end }}
+{{- /* A pod's variables may name others as $(NAME): $$( is the text itself. */}}
+{{- with .Values.model.chatTemplate }}
+- {name: INFERENCE_DEFAULT_CHAT_TEMPLATE, value: {{ replace "$(" "$$(" . | quote }}}
+{{- end }}
+{{- with .Values.model.promptTemplate }}
+- {name: INFERENCE_DEFAULT_PROMPT_TEMPLATE, value: {{ replace "$(" "$$(" . | quote }}}
+{{- end }}
+{{- with .Values.model.promptTemplates }}
+- {name: INFERENCE_DEFAULT_PROMPT_TEMPLATES, value: {{ toJson . | replace "$(" "$$(" | quote }}}
 {{- end }}
 {{- else if eq .Values.mode "crd" }}
 - {name: INFERENCE_GATEWAY_NAME, value: {{ .Values.gatewayName | quote }}}

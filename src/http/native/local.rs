@@ -1,12 +1,13 @@
 //! Requests of this process to itself, for `inference-gateway generate`: a body as it would come over HTTP, the same
 //! checks, the same flow, the same answer, without a listener.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
 use super::{Answer, DEFAULT_MAX_TOKENS, NativeRequest, parse};
-use crate::generate::{self, Delta, Generations, MaxTokens, Messages, Prompt};
+use crate::generate::{self, Delta, Generations, MaxTokens, Messages, Prompt, Prompts};
 use crate::http::error::ApiError;
 use crate::http::{json, sse};
 use crate::model::Pinned;
@@ -50,6 +51,8 @@ pub struct LocalAnswer {
     answer: Answer,
     generations: Generations,
     finish_reason: Option<&'static str>,
+    /// Whether the prompt has been given, where it was asked for.
+    begun: bool,
 }
 
 /// What there is to tell of a generation that has ended.
@@ -75,7 +78,8 @@ impl LocalRequest {
     /// # Errors
     /// A field is unknown or has a value that is not acceptable.
     pub fn checked(body: String, prompt: LocalPrompt) -> Result<Self, LocalError> {
-        parse(json::parse(body.as_bytes())?, ANY_VOCABULARY, Instant::now())?;
+        // Templates are the model's own, and so they are known with it.
+        parse(json::parse(body.as_bytes())?, (ANY_VOCABULARY, &Prompts::default()), Instant::now())?;
         Ok(Self { body, prompt })
     }
 
@@ -86,7 +90,13 @@ impl LocalRequest {
     pub async fn start(&self, model: Pinned) -> Result<LocalAnswer, LocalError> {
         let started = Instant::now();
         let request: NativeRequest = json::parse(self.body.as_bytes())?;
-        let (mut inputs, answer) = parse(request, model.engine.geometry().vocabulary_size, started)?;
+        // A chat has the chat template, and no other beside it.
+        let prompts = match &self.prompt {
+            LocalPrompt::Text => model.prompts(),
+            LocalPrompt::Chat { .. } => Arc::default(),
+        };
+        let about = (model.engine.geometry().vocabulary_size, &*prompts);
+        let (mut inputs, answer) = parse(request, about, started)?;
         let timeout = model.live().request_timeout;
         for input in &mut inputs {
             input.timeout = Some(timeout);
@@ -100,7 +110,7 @@ impl LocalRequest {
             }
         }
         let generations = generate::start(model, inputs).await.map_err(|refused| answer.refused(refused))?;
-        Ok(LocalAnswer { answer, generations, finish_reason: None })
+        Ok(LocalAnswer { answer, generations, finish_reason: None, begun: false })
     }
 }
 
@@ -109,6 +119,7 @@ fn messages(system: Option<&str>, text: &str) -> Messages {
     let user = json!({"role": "user", "content": text});
     Messages {
         messages: system.into_iter().chain([user]).collect::<Vec<Value>>(),
+        tools: None,
         variables: Map::new(),
         add_generation_prompt: true,
     }
@@ -120,9 +131,11 @@ impl LocalAnswer {
     /// # Errors
     /// The generation failed; nothing comes after that.
     pub async fn next(&mut self) -> Option<Result<String, LocalError>> {
-        let prefix = std::mem::take(&mut self.answer.texts[0].prefix);
-        if !prefix.is_empty() {
-            return Some(Ok(prefix));
+        if !std::mem::replace(&mut self.begun, true) {
+            let prefix = Answer::prefix(&self.answer.texts[0], &self.generations.all()[0]);
+            if !prefix.is_empty() {
+                return Some(Ok(prefix.to_owned()));
+            }
         }
         let (_, delta) = self.generations.next().await?;
         match delta {

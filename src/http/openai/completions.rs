@@ -185,7 +185,7 @@ impl Body for CompletionRequest {
 fn text_of(prompt: &Prompt) -> Option<String> {
     match prompt {
         Prompt::Text(text) | Prompt::TextEnd(text, _) => Some(text.clone()),
-        Prompt::Tokens(_) | Prompt::Chat(_) => None,
+        Prompt::Tokens(_) | Prompt::Chat(_) | Prompt::Template(..) => None,
     }
 }
 
@@ -208,7 +208,7 @@ fn checked_prompts(prompts: Prompts, vocabulary_size: usize) -> Result<Vec<Promp
     let is_empty = |prompt: &Prompt| match prompt {
         Prompt::Text(text) | Prompt::TextEnd(text, _) => text.is_empty(),
         Prompt::Tokens(tokens) => tokens.is_empty(),
-        Prompt::Chat(_) => false,
+        Prompt::Chat(_) | Prompt::Template(..) => false,
     };
     match prompts.iter().position(is_empty) {
         Some(index) if prompts.len() > 1 => {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Replica;
 use crate::k8s::crd::{DEFAULT_MIN_READY_SECONDS, FrozenSpec, Slot};
-use crate::k8s::objects::ModelObject;
+use crate::k8s::objects::{ModelObject, Unreadable};
 use crate::model::spec::{ModelDocument, ModelSpec, RolloutSpec};
 use crate::model::{Defaults, Desired, Purpose, Target, revision_of};
 
@@ -268,7 +268,7 @@ fn remembered(before: Option<&Remembered>, model: &ModelObject, assigned: bool) 
     let kept = before.filter(|_| !assigned);
     Some(Remembered {
         uid: model.uid.clone(),
-        spec: model.spec.clone().ok()?,
+        spec: spec_to_begin_with(model)?,
         created: model.created,
         slots: kept.map(|kept| kept.slots.clone()).unwrap_or_default(),
         serve: kept.and_then(|kept| kept.serve.clone()),
@@ -283,6 +283,22 @@ fn remembered(before: Option<&Remembered>, model: &ModelObject, assigned: bool) 
         gone_since: None,
         outlived_its_kind: before.is_some_and(|before| before.outlived_its_kind),
     })
+}
+
+/// The spec of an object of which no other is known.
+fn spec_to_begin_with(model: &ModelObject) -> Option<ModelSpec> {
+    match &model.spec {
+        Ok(spec) => Some(spec.clone()),
+        Err(Unreadable::Template(rest, fault)) => {
+            tracing::warn!(
+                model = model.name,
+                fault,
+                "a template does not hold: served without prompt templates"
+            );
+            Some((**rest).clone())
+        }
+        Err(Unreadable::Unknown(_) | Unreadable::Invalid(_)) => None,
+    }
 }
 
 impl Remembered {
@@ -392,6 +408,8 @@ impl Remembered {
             source,
             tokenizer,
             runtime,
+            prompt_template: self.spec.prompt_template.clone(),
+            prompt_templates: self.spec.prompt_templates.clone(),
             limits: self.spec.limits.clone(),
             verify,
             rollout: RolloutSpec { swap_policy, drain_seconds, after_drain, watch, ..RolloutSpec::default() },

@@ -72,7 +72,7 @@ pub(super) fn models(
             (Err(Unreadable::Unknown(message)), _) => {
                 Err(Refused { reason: "UnsupportedFeature", message: message.clone() })
             }
-            (Err(Unreadable::Invalid(message)), _) => {
+            (Err(Unreadable::Invalid(message) | Unreadable::Template(_, message)), _) => {
                 Err(Refused { reason: "InvalidSpec", message: message.clone() })
             }
             (Ok(_), Some(message)) => Err(Refused { reason: "ServedNameConflict", message: message.clone() }),

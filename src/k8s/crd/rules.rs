@@ -46,6 +46,8 @@ const RELATIVE: (&str, &str) = (
     "self.split('/').all(part, part != '' && part != '.' && part != '..')",
     "a relative path without empty, '.' and '..' segments",
 );
+const TEMPLATE: &str = r#"{"maxLength": 16384}"#;
+const PROMPT_TEMPLATE: &str = r#"{"minLength": 1, "maxLength": 16384}"#;
 const FROM_ONE: &str = r#"{"minimum": 1, "maximum": 4294967295}"#;
 const DAY: &str = r#"{"minimum": 1, "maximum": 86400}"#;
 const UP_TO_A_DAY: &str = r#"{"minimum": 0, "maximum": 86400}"#;
@@ -109,7 +111,17 @@ pub(super) const MODEL_RULES: &[Rule] = &[
     schema("spec.runtime.maxBatchSize", FROM_ONE),
     schema("spec.runtime.prefillChunkTokens", FROM_ONE),
     schema("spec.runtime.speculativeTokens", r#"{"minimum": 0, "maximum": 64}"#),
-    schema("spec.runtime.chatTemplate", r#"{"maxLength": 16384}"#),
+    schema("spec.runtime.chatTemplate", TEMPLATE),
+    schema("spec.promptTemplate", PROMPT_TEMPLATE),
+    schema(
+        "spec.promptTemplates",
+        r#"{"maxItems": 16, "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}"#,
+    ),
+    schema(
+        "spec.promptTemplates[].name",
+        r#"{"minLength": 1, "maxLength": 64, "pattern": "^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"}"#,
+    ),
+    schema("spec.promptTemplates[].template", PROMPT_TEMPLATE),
     schema("spec.limits.maxConcurrent", FROM_ONE),
     schema("spec.limits.maxQueue", r#"{"minimum": 0, "maximum": 4294967295}"#),
     schema("spec.limits.maxOutputTokens", FROM_ONE),

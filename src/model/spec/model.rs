@@ -40,6 +40,13 @@ pub struct ModelSpec {
     /// How it is loaded. A change here, in `source`, `tokenizer` or `servedName` is a new revision.
     #[serde(default, skip_serializing_if = "is_default")]
     pub runtime: RuntimeSpec,
+    /// Makes the prompt of every text that comes without the name of a template, which is its variable `text`; at most
+    /// 16 KiB. Changes apply while it serves, here and in `promptTemplates`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_template: Option<String>,
+    /// Templates that requests name, with variables that requests give; at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prompt_templates: Vec<NamedTemplate>,
     /// What it may take. Changes apply while it serves.
     #[serde(default, skip_serializing_if = "is_default")]
     pub limits: LimitsSpec,
@@ -52,6 +59,16 @@ pub struct ModelSpec {
     /// What serves goes on, and nothing is begun.
     #[serde(default, skip_serializing_if = "is_default")]
     pub paused: bool,
+}
+
+/// A prompt template that requests name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NamedTemplate {
+    /// What requests call it: at most 64 letters, digits, `.`, `_` and `-`.
+    pub name: String,
+    /// The template, in Jinja, at most 16 KiB. Every variable that it uses has to be given.
+    pub template: String,
 }
 
 /// A gateway by name.
@@ -125,7 +142,7 @@ pub struct RuntimeSpec {
     /// Memory for kept beginnings of prompts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix_memory: Option<Bytes>,
-    /// The prompt template, in place of the model's own, at most 16 KiB.
+    /// The chat template, in place of the model's own, at most 16 KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<String>,
 }

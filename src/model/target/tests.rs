@@ -57,6 +57,8 @@ source:
   hf: {repo: owner/name, revision: refs/pr/1, subfolder: onnx}
   digest: sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 runtime: {contextLength: 2048, maxBatchSize: 8, memory: 900Mi, cacheMemory: 1Gi, prefixMemory: 0, chatTemplate: 'x'}
+promptTemplate: 'Q: {{ text }}'
+promptTemplates: [{name: summarise, template: '{{ document }}'}]
 limits: {maxConcurrent: 3, maxQueue: 64, maxOutputTokens: 512, requestTimeoutSeconds: 120, unloadAfterIdleSeconds: 600}
 verify:
   isolation: InProcess
@@ -73,6 +75,8 @@ paused: true",
     assert_eq!(target.load.memory.prefix_bytes, Some(0));
     assert_eq!(target.live.unload_after_idle, Some(Duration::from_mins(10)));
     assert!(target.paused && target.digest.is_some());
+    assert_eq!(target.templates.prompts.names().collect::<Vec<_>>(), ["summarise"]);
+    assert!(target.templates.prompts.unnamed().is_some() && target.templates.chat.is_some());
 }
 
 #[test]
@@ -112,6 +116,15 @@ fn a_document_that_does_not_hold_names_field_and_remedy() {
             "spec.rollout.maxUnavailable: is for Model objects",
         ),
         ("source: {path: a}\ngatewayRef: {name: x}", "spec.gatewayRef: is for Model objects"),
+        (
+            "source: {path: a}\nruntime: {chatTemplate: '{% for %}'}",
+            "spec.runtime.chatTemplate: the chat template does not compile: ",
+        ),
+        ("source: {path: a}\npromptTemplate: Hi", "spec.promptTemplate: does not use the variable `text`"),
+        (
+            "source: {path: a}\npromptTemplates: [{name: a, template: x}, {name: b, template: \"x\\n{{ y\"}]",
+            "spec.promptTemplates: `b` does not compile: syntax error: unexpected end of input, expected end of variable block (in b:2)",
+        ),
     ] {
         let error = spec(yaml).unwrap_err().to_string();
         assert!(error.starts_with("chat: ") && error.contains(told), "{yaml}: {error}");
@@ -133,7 +146,7 @@ fn fields_that_do_not_exist_are_refused() {
 
 #[test]
 fn only_what_makes_another_model_makes_another_revision() {
-    let revision = |yaml| spec(yaml).unwrap().revision;
+    let revision = |yaml: &str| spec(yaml).unwrap().revision;
     let first = revision("source: {path: a}");
     assert_eq!(first, revision("source: {path: a, inPlace: false}"), "a default is no change");
     assert_eq!(first, revision("source: {path: a}\nlimits: {maxConcurrent: 2}\naliases: [x]\npaused: true"));
@@ -141,8 +154,11 @@ fn only_what_makes_another_model_makes_another_revision() {
         first,
         revision("source: {path: a}\nverify: {probes: [{prompt: x}]}\nrollout: {drainSeconds: 1}")
     );
+    let templates = "promptTemplate: '{{ text }}'\npromptTemplates: [{name: a, template: x}]";
+    assert_eq!(first, revision(&format!("source: {{path: a}}\n{templates}")), "they change while it serves");
     for other in [
         "source: {path: b}",
+        "source: {path: a}\nruntime: {chatTemplate: x}",
         "source: {path: a}\nruntime: {contextLength: 64}",
         "source: {path: a}\nservedName: x",
         "source: {path: a}\ntokenizer: {path: b}",

@@ -18,9 +18,10 @@ fn conversation(messages: &[serde_json::Value]) -> Conversation<'_> {
     }
 }
 
-fn render(source: &str) -> Result<String, TemplateError> {
+fn render(source: &str) -> Result<String, ProgramError> {
     let messages = [json!({"role": "user", "content": " Hi <b> "})];
-    Template::compile(source)?.render(&conversation(&messages))
+    let rendered = Template::compile(source).and_then(|template| template.render(&conversation(&messages)));
+    rendered.map_err(|TemplateError(error)| error)
 }
 
 #[test]
@@ -54,7 +55,7 @@ fn what_transformers_gives_is_there() {
 #[test]
 fn a_template_refuses_with_its_own_words() {
     let error = render("{{ raise_exception('roles must alternate') }}").unwrap_err();
-    assert_eq!(error, TemplateError::Refused("roles must alternate".to_owned()));
+    assert_eq!(error, ProgramError::Refused("roles must alternate".to_owned()));
 }
 
 #[test]
@@ -69,17 +70,18 @@ fn a_template_that_loops_recurses_or_is_huge_is_stopped() {
         "{{ 'a'.join(range(99999999)) }}",
     ] {
         let error = render(endless).unwrap_err();
-        assert!(matches!(error, TemplateError::Endless | TemplateError::Failed(_)), "{endless}: {error}");
+        assert!(matches!(error, ProgramError::Endless | ProgramError::Failed(_)), "{endless}: {error}");
     }
     let recursion = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
-    assert!(matches!(render(recursion), Err(TemplateError::Failed(_) | TemplateError::Endless)));
+    assert!(matches!(render(recursion), Err(ProgramError::Failed(_) | ProgramError::Endless)));
     let both = "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}";
-    assert!(matches!(render(both), Err(TemplateError::Failed(_) | TemplateError::Endless)));
-    assert!(matches!(render(&"x".repeat(MOST_BYTES + 1)), Err(TemplateError::TooLarge { .. })));
+    assert!(matches!(render(both), Err(ProgramError::Failed(_) | ProgramError::Endless)));
+    assert!(matches!(render(&"x".repeat(MOST_BYTES + 1)), Err(ProgramError::TooLarge { .. })));
     let many = "{{ bos_token }}".repeat(MOST_BYTES / 15);
     assert!(render(&many).is_ok_and(|prompt| prompt.len() == 3 * (MOST_BYTES / 15)));
-    let override_error = Template::compile_override(&"x".repeat(MOST_OVERRIDE_BYTES + 1)).unwrap_err();
-    assert!(matches!(override_error, TemplateError::TooLarge { .. }));
+    let TemplateError(override_error) =
+        Template::compile_override(&"x".repeat(MOST_OVERRIDE_BYTES + 1)).unwrap_err();
+    assert!(matches!(override_error, ProgramError::TooLarge { .. }));
     // Not a measurement: without a limit the first of these takes minutes.
     assert!(began.elapsed() < Duration::from_mins(1));
 }
@@ -100,6 +102,6 @@ fn nesting_without_end_overflows_no_stack() {
 
 #[test]
 fn what_does_not_compile_is_a_syntax_error() {
-    assert!(matches!(render("{% for %}"), Err(TemplateError::Syntax(_))));
-    assert!(matches!(render("{% include 'other' %}"), Err(TemplateError::Failed(_))));
+    assert!(matches!(render("{% for %}"), Err(ProgramError::Syntax(_))));
+    assert!(matches!(render("{% include 'other' %}"), Err(ProgramError::Failed(_))));
 }

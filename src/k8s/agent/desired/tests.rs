@@ -273,3 +273,38 @@ fn what_is_known_survives_the_process() {
     std::fs::write(&path, b"{").unwrap();
     assert!(Memory::read(&path).is_empty(), "a broken file is told and left behind");
 }
+
+fn with_templates(templates: &serde_json::Value) -> ModelObject {
+    let object = json!({
+        "apiVersion": "inference-gateway.io/v1alpha1", "kind": "Model",
+        "metadata": {"name": "chat", "uid": "one", "generation": 2, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"source": {"path": "old"}, "promptTemplates": templates},
+        "status": serde_json::to_value(ModelStatus { stable: Some(slot("old")), ..ModelStatus::default() }).unwrap(),
+    });
+    ModelObject::read(&serde_json::from_value(object).unwrap())
+}
+
+#[test]
+fn templates_change_without_another_revision_and_a_broken_one_changes_nothing() {
+    let names = |pod: &Pod| -> Vec<String> {
+        let all = pod.memory.desired(&defaults());
+        all.values().next().unwrap().templates.prompts.names().map(str::to_owned).collect()
+    };
+    let fine = with_templates(&json!([{"name": "one", "template": "{{ a }}"}]));
+    let broken = with_templates(&json!([{"name": "two", "template": "{{ a"}]));
+    let mut pod = Pod::new();
+    pod.learn(0, &[model("old", Some("old"))], &assigned(Some("old"), None));
+    assert!(names(&pod).is_empty());
+    assert!(pod.learn(1, std::slice::from_ref(&fine), &assigned(Some("old"), None)).changed);
+    assert_eq!(pod.wants().unwrap().0, revision("old"), "nothing is loaded again");
+    assert_eq!(names(&pod), ["one"]);
+    assert!(!pod.learn(2, std::slice::from_ref(&broken), &assigned(Some("old"), None)).changed);
+    assert_eq!(names(&pod), ["one"]);
+    // A pod that begins meanwhile serves all the same.
+    let mut pod = Pod::new();
+    pod.learn(0, &[broken], &assigned(Some("old"), None));
+    assert_eq!(pod.wants().unwrap().0, revision("old"));
+    assert!(names(&pod).is_empty());
+    pod.learn(1, &[fine], &assigned(Some("old"), None));
+    assert_eq!(names(&pod), ["one"]);
+}
