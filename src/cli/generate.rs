@@ -50,14 +50,15 @@ pub(super) fn generate(settings: &Settings, request: &Request) -> anyhow::Result
 
 fn checked(settings: &Settings, request: &Request) -> anyhow::Result<LocalRequest> {
     let text = match &request.prompt {
-        Some(text) => text.clone(),
+        Some(text) => Some(text.clone()),
+        None if request.has_template() && !request.reads_stdin => None,
         None if std::io::stdin().is_terminal() && !request.reads_stdin => {
             let message = "a prompt is needed: give it as an argument, or pipe it in";
             return Err(Refusal(message.to_owned()).into());
         }
-        None => piped(settings.listen.max_body_bytes)?,
+        None => Some(piped(settings.listen.max_body_bytes)?),
     };
-    let checked = LocalRequest::checked(request.body(&text)?, request.kind.clone());
+    let checked = LocalRequest::checked(request.body(text.as_deref())?, request.kind.clone());
     checked.map_err(|error| failure(request, error))
 }
 

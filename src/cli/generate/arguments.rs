@@ -124,6 +124,7 @@ pub(in crate::cli) fn arguments(command: Command) -> Command {
         .args(switches)
         .args(lists())
         .args(formats)
+        .args(templates())
         .group(ArgGroup::new("format").args(FORMATS.map(|(field, ..)| field)))
         .mut_arg("logprobs", |argument| argument.requires("json"))
         .mut_arg("return_token_ids", |argument| argument.requires("json"))
@@ -165,6 +166,25 @@ fn lists() -> [Arg; 3] {
     ]
 }
 
+fn templates() -> [Arg; 2] {
+    let option = |field, value, help| option(field, value, help).conflicts_with_all(["chat", "system"]);
+    [
+        option(
+            "template",
+            "NAME",
+            "The prompt is made by this template of the model; PROMPT is its variable `text`",
+        ),
+        option("variables", "JSON", "An object: the other variables of the template")
+            .requires("template")
+            .value_parser(json_object),
+    ]
+}
+
+fn json_object(text: &str) -> Result<Value, String> {
+    let value: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if value.is_object() { Ok(value) } else { Err("write an object, as {\"name\": \"value\"}".to_owned()) }
+}
+
 /// A number as JSON has it: one that it has not would become `null`, which means the default.
 fn number(text: &str) -> Result<Number, String> {
     let whole = text.parse::<u64>().map(Number::from).or_else(|_| text.parse::<i64>().map(Number::from));
@@ -201,18 +221,23 @@ impl Request {
     ///
     /// # Errors
     /// A file that goes into it cannot be read, or is refused.
-    pub(super) fn body(&self, text: &str) -> anyhow::Result<String> {
+    pub(super) fn body(&self, text: Option<&str>) -> anyhow::Result<String> {
         let format = self.given.format.as_ref().map(Format::as_json).transpose()?;
         let format = format.map(|format| ("format", Field::Value(format)));
         // Only what a program reads begins with the prompt unless that is asked for.
         let is_bare = !self.json || self.kind != LocalPrompt::Text;
         let is_said = self.given.fields.iter().any(|(name, _)| *name == "return_full_text");
         let bare = (is_bare && !is_said).then_some(("return_full_text", Field::Value(false.into())));
-        let text = ("text", Field::Value(text.into()));
-        let own = [Some(text), bare, format];
+        let text = text.map(|text| ("text", Field::Value(text.into())));
+        let own = [text, bare, format];
         let own = own.iter().flatten().map(|(name, field)| (name, field));
         let all: Vec<_> = own.chain(self.given.fields.iter().map(|(name, field)| (name, field))).collect();
         serde_json::to_string(&Body(all)).context("failed to write the request")
+    }
+
+    /// Whether a template may make the prompt of nothing but variables.
+    pub(super) fn has_template(&self) -> bool {
+        self.given.fields.iter().any(|(name, _)| *name == "template")
     }
 
     pub(super) fn has_stats(&self) -> bool {
@@ -246,10 +271,12 @@ fn fields(matches: &ArgMatches) -> Vec<(&'static str, Field)> {
     let stop = matches.get_many::<String>("stop").map(|all| all.cloned().collect());
     let ids = matches.get_many::<Number>("stop_token_ids");
     let ids = ids.map(|all| all.map(|id| json!(id)).collect::<Value>());
+    let template = matches.get_one::<String>("template").map(|name| json!(name));
+    let variables = matches.get_one::<Value>("variables").cloned();
     let bias = matches.get_many::<(String, Number)>("logit_bias").map(|all| all.cloned().collect());
     numbers
         .chain(switches)
-        .chain([("stop", stop), ("stop_token_ids", ids)])
+        .chain([("stop", stop), ("stop_token_ids", ids), ("template", template), ("variables", variables)])
         .filter_map(|(name, value)| Some((name, Field::Value(value?))))
         .chain(bias.map(|pairs| ("logit_bias", Field::Pairs(pairs))))
         .collect()

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::{Answer, DEFAULT_MAX_TOKENS, NativeRequest, parse};
 use crate::generate::{self, Delta, Generations, MaxTokens, Messages, Prompt, Prompts};
 use crate::http::error::ApiError;
+use crate::http::parameters::Texts;
 use crate::http::{json, sse};
 use crate::model::Pinned;
 
@@ -78,8 +79,13 @@ impl LocalRequest {
     /// # Errors
     /// A field is unknown or has a value that is not acceptable.
     pub fn checked(body: String, prompt: LocalPrompt) -> Result<Self, LocalError> {
-        // Templates are the model's own, and so they are known with it.
-        parse(json::parse(body.as_bytes())?, (ANY_VOCABULARY, &Prompts::default()), Instant::now())?;
+        let mut request: NativeRequest = json::parse(body.as_bytes())?;
+        if request.template.take().is_some() {
+            // Templates are the model's own, and so they are known with it: a text stands for what one makes.
+            request.variables = None;
+            request.text.get_or_insert_with(|| Texts::One("made by a template".to_owned()));
+        }
+        parse(request, (ANY_VOCABULARY, &Prompts::default()), Instant::now())?;
         Ok(Self { body, prompt })
     }
 

@@ -270,6 +270,26 @@ fn a_reader_that_has_enough_is_no_error() {
 }
 
 /// What the API takes, the command line takes.
+#[test]
+fn a_template_of_the_settings_makes_the_prompt() {
+    let templates = r#"[{"name": "ask", "template": "{{ who }} asks: {{ text | default('what?') }}"}]"#;
+    let command = |arguments: &[&str]| {
+        let mut command = generate(&tiny("llama"), arguments);
+        command.args(["--temperature=0", "--max-tokens=6", "--ignore-eos"]);
+        command.env("INFERENCE_DEFAULT_PROMPT_TEMPLATES", templates);
+        command
+    };
+    let variables = r#"{"who": "Ann"}"#;
+    for (prompt, given) in [("Ann asks: why?", Some("why?")), ("Ann asks: what?", None)] {
+        let flags: Vec<&str> =
+            given.into_iter().chain(["--template=ask", "--variables", variables]).collect();
+        assert_eq!(printed(&mut command(&flags)), printed(&mut command(&[prompt])));
+    }
+    refused(&run(&mut command(&["--template=nothing"])), 2, "--template");
+    refused(&run(&mut command(&["--template=ask", "--variables=[]"])), 2, "--variables");
+    refused(&run(&mut command(&["x", "--variables", variables])), 2, "--template");
+}
+
 #[tokio::test]
 async fn every_field_of_the_native_api_has_a_flag() {
     let (_, body) = Gateway::tiny().await.infer(&json!({"no such field": 1})).await;
