@@ -1,9 +1,10 @@
 """The gateway that the clients talk to: `tests/integration/clients.rs` serves it and says where it is.
 
 By hand, with a gateway that serves a chat model as `chat`, the same with the template of `tests/clients/tools.jinja` as `tools`,
-and one of `prepared/tiny` as `tiny`:
+and one of `prepared/tiny` as `tiny`, and one that serves the chat model alone, as `chat` and `dummy`:
 
-    GATEWAY_URL=http://localhost:3000 prepared/venv/bin/python -m unittest discover --start-directory tests/clients
+    GATEWAY_URL=http://localhost:3000 TGI_URL=http://localhost:4000 \\
+        prepared/venv/bin/python -m unittest discover --start-directory tests/clients
 """
 
 import os
@@ -13,6 +14,7 @@ import unittest
 import urllib.request
 
 URL = os.environ.get("GATEWAY_URL", "")
+TGI_URL = os.environ.get("TGI_URL", "")
 CHAT_MODEL, TINY_MODEL, TOOL_MODEL = "chat", "tiny", "tools"
 PATIENCE_SECONDS = 60
 LONG_PROMPT = "The quick brown fox"
@@ -23,9 +25,9 @@ WAITING = 'inference_gateway_requests_waiting{model="tiny"}'
 
 def setUpModule() -> None:
     """Fail at once, rather than once for each test, when nobody says where the gateway is."""
-    if not URL:
+    if not (URL and TGI_URL):
         raise RuntimeError(
-            "GATEWAY_URL is not set: run `cargo test --features failpoints --test integration clients::`"
+            "GATEWAY_URL and TGI_URL are not set: run `cargo test --features failpoints --test integration clients::`"
         )
 
 

@@ -15,11 +15,16 @@ async fn clients_in_python_are_answered() {
         + &entry("tiny", &tiny("llama"), "");
     let list = ModelsList::new(&list);
     let gateway = list.gateway(&[]).await;
+    // Some clients name no model, or this one.
+    let alone = ModelsList::new(&entry("chat", &chat, &format!("aliases: [dummy], {small}")));
+    let tgi = alone.gateway(&[]).await;
     gateway.wait_ready().await;
+    tgi.wait_ready().await;
     let output = tokio::process::Command::new(prepared("venv/bin/python"))
         .args(["-m", "unittest", "discover", "--start-directory", "tests/clients"])
         .current_dir(project())
         .env("GATEWAY_URL", format!("http://{}", gateway.api))
+        .env("TGI_URL", format!("http://{}", tgi.api))
         .env("NO_PROXY", "127.0.0.1")
         .stdin(Stdio::null())
         .output()
