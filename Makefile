@@ -34,7 +34,7 @@ HELM ?= prepared/tools/helm
 
 .DEFAULT_GOAL := help
 .PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick formats soak \
-	generate clean chart-test e2e image image-check chart-package sbom deny release-check release
+	generate clean chart-test openapi-test e2e image image-check chart-package sbom deny release-check release
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,10 @@ cluster-test: ## Run the tests against a real etcd and kube-apiserver (part of `
 	@$(PYTHON) scripts/prepare.py library tiny kubernetes python-tests tools
 	$(CLUSTER_TEST)
 
+openapi-test: ## Send requests made of the OpenAPI document to a tiny model (OPENAPI_EXAMPLES=500, OPENAPI_SEED=2 for others)
+	@$(PYTHON) scripts/prepare.py library tiny python-tests
+	OPENAPI_EXAMPLES=$${OPENAPI_EXAMPLES:-100} $(CARGO) test --locked --features failpoints --test integration openapi:: -- --nocapture
+
 e2e: ## Try image and chart on a real node, as root (STEPS="env crd" for parts, STEPS=list names them; E2E_FLAGS)
 	@$(PYTHON) scripts/prepare.py library tiny kubernetes node tools
 	@PYTHONPATH=tests $(PYTHON) -m e2e $(E2E_FLAGS) $(STEPS)
@@ -102,13 +106,14 @@ formats: ## Check that answers of the real model hold to 49 JSON schemas, and me
 	@$(MAKE) --no-print-directory build
 	$(VENV_PYTHON) scripts/bench/formats.py --model $(MODEL_PATH)
 
-generate: ## Write the files that are made from others (crd/, docs/settings.md, docs/metrics.md, manifests/, charts/)
+generate: ## Write the files that are made from others (crd/, docs/settings.md, docs/metrics.md, docs/openapi.json, manifests/, charts/)
 	@$(PYTHON) scripts/prepare.py python-tests tools
 	$(CARGO) build --locked --quiet
 	target/debug/inference-gateway crd models > crd/models.yaml
 	target/debug/inference-gateway crd modelreplicas > crd/modelreplicas.yaml
 	target/debug/inference-gateway config --markdown > docs/settings.md
 	target/debug/inference-gateway metrics > docs/metrics.md
+	target/debug/inference-gateway openapi > docs/openapi.json
 	PYTHONPATH=scripts $(VENV_PYTHON) -m charts
 
 image: ## Build the image with docker, podman or buildah (IMAGE, IMAGE_ARCH=arm64, IMAGE_BUILDER, IMAGE_BUILD_FLAGS)

@@ -202,10 +202,12 @@ def main() -> int:
     if "model" in wanted.targets:
         results += [_model_result(precision) for precision in dict.fromkeys(wanted.precision)]
     for_python = {"python-tests", "tools"} & set(wanted.targets)
-    tests = ["requirements.txt", "requirements-tests.txt", "requirements-clients.txt"]
-    requirements = tests if for_python else []
-    if "python-formats" in wanted.targets:
-        requirements = [*(requirements or ["requirements.txt"]), "requirements-formats.txt"]
+    parts = ["tests", "clients", "formats", "openapi"] if for_python else []
+    if "python-formats" in wanted.targets and not for_python:
+        parts = ["formats"]
+    requirements = [f"requirements-{part}.txt" for part in parts]
+    if requirements:
+        requirements.insert(0, "requirements.txt")
     try:
         with exclusive_lock(CHECKOUT / "prepared" / ".lock", "this checkout") as lock:
             cache = default_cache_folder()

@@ -1,5 +1,5 @@
 //! The command line: `serve` (also without a subcommand), `generate`, `config`, `verify`, `fetch`, `pack`, `check`, `crd`,
-//! `metrics` and `controller`.
+//! `metrics`, `openapi` and `controller`.
 
 mod check;
 mod fetch;
@@ -15,6 +15,7 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_pars
 
 use crate::app::{self, Listeners, Report, Requests};
 use crate::config::{self, ControllerSettings, Resolved, Settings};
+use crate::http::openapi;
 use crate::k8s::crd;
 use crate::metrics::Metrics;
 use crate::model::manifest::Manifest;
@@ -65,6 +66,7 @@ fn without_settings(matches: &ArgMatches) -> Option<anyhow::Result<()>> {
         ("crd", wanted) => print_definitions(wanted.get_one::<String>("kind").map(String::as_str)),
         ("check", wanted) => check::check(wanted),
         ("metrics", _) => print_metrics_reference(),
+        ("openapi", _) => print_api_description(),
         (verify::SUBCOMMAND, _) => verify_model(),
         _ => return None,
     })
@@ -118,6 +120,7 @@ fn command() -> Command {
             ),
         )
         .subcommand(Command::new("metrics").about("Print the reference of every metric"))
+        .subcommand(Command::new("openapi").about("Print the OpenAPI document of the API"))
         .subcommand(
             Command::new(verify::SUBCOMMAND).hide(true).about("Try the model that standard input describes"),
         )
@@ -213,6 +216,10 @@ fn print_config(resolved: &Resolved) -> anyhow::Result<()> {
 fn print_settings_reference() -> anyhow::Result<()> {
     let reference = config::reference(&Settings::augment_args(Command::new("inference-gateway")));
     Ok(std::io::stdout().write_all(reference.as_bytes())?)
+}
+
+fn print_api_description() -> anyhow::Result<()> {
+    Ok(std::io::stdout().write_all(openapi::printed().as_bytes())?)
 }
 
 fn print_metrics_reference() -> anyhow::Result<()> {

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::request_id::RequestId;
 use super::{oip, openai, tgi};
@@ -67,17 +68,25 @@ impl Dialect {
     }
 }
 
-/// `{"error": {"code", "message", "field", "request_id"}}`
-#[derive(Debug, Serialize)]
+/// What is answered in place of a text, and the last event of a stream that failed.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = NativeError)]
 pub(super) struct ErrorBody {
     error: ErrorFields,
 }
 
-#[derive(Debug, Serialize)]
+/// What went wrong.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = NativeErrorFields)]
 struct ErrorFields {
+    /// A word for programs
     code: &'static str,
+    /// A sentence for people
     message: String,
+    /// The field at fault, if one is: `text[1]`, `format.schema`
+    #[schema(required)]
     field: Option<String>,
+    /// The id of the request, as in the header `x-request-id`
     request_id: String,
 }
 

@@ -11,6 +11,7 @@ mod native;
 mod observe;
 mod oip;
 mod openai;
+pub mod openapi;
 mod ops;
 mod panics;
 mod parameters;
@@ -28,7 +29,6 @@ use axum::extract::{Extension, Request};
 use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::Response;
-use axum::routing::{get, post};
 use tokio::sync::watch;
 
 pub use admin::{Admin, ListedIn, admin_router};
@@ -69,15 +69,13 @@ pub struct HttpLimits {
 
 /// Everything a client needs.
 pub fn api_router(api: &Arc<Api>) -> Router {
-    let routes = Router::new()
-        .route("/api/v1/inference", post(native::inference))
-        .merge(openai::routes())
+    let (routes, document) = api_routes(api.limits.metrics_on_api);
+    let routes = routes
         .merge(oip::routes())
-        .merge(tgi::routes());
-    let routes = if api.limits.metrics_on_api { routes.route("/metrics", get(ops::metrics)) } else { routes };
-    let routes = probes(routes)
+        .merge(tgi::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
+        .layer(Extension(openapi::Served::new(&document)))
         .with_state(Arc::clone(api));
     routes
         .layer(middleware::from_fn(panics::caught))
@@ -85,16 +83,18 @@ pub fn api_router(api: &Arc<Api>) -> Router {
         .layer(middleware::from_fn_with_state(Arc::clone(&api.metrics), observe::observe))
 }
 
-/// Probes and metrics alone, for a listener that load on the API cannot fail. Not logged and not counted.
-pub fn ops_router(api: &Arc<Api>) -> Router {
-    probes(Router::new().route("/metrics", get(ops::metrics))).with_state(Arc::clone(api))
+/// The routes of the API listener, and the document that describes them.
+fn api_routes(with_metrics: bool) -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
+    let routes = openapi::router().merge(native::routes()).merge(openai::routes()).merge(ops::probes());
+    let routes = if with_metrics { routes.merge(ops::measured()) } else { routes };
+    let (routes, document) = routes.merge(openapi::routes()).split_for_parts();
+    (routes, openapi::complete(document))
 }
 
-fn probes(router: Router<Arc<Api>>) -> Router<Arc<Api>> {
-    router
-        .route("/healthz", get(ops::healthz))
-        .route("/livez", get(ops::livez))
-        .route("/readyz", get(ops::readyz))
+/// Probes and metrics alone, for a listener that load on the API cannot fail. Not logged and not counted.
+pub fn ops_router(api: &Arc<Api>) -> Router {
+    let (routes, _document) = ops::probes().merge(ops::measured()).split_for_parts();
+    routes.with_state(Arc::clone(api))
 }
 
 async fn unknown_route(Extension(request_id): Extension<RequestId>, request: Request) -> Response {

@@ -10,20 +10,23 @@
 //! A list of texts is answered with `{"results": [ … ]}`, in its order, each as if it had come alone. With `stream` the
 //! answer is server-sent events: `{"text": …}` for each piece, at last `{"metadata": …}`; those of a list have an `index`.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
-use axum::extract::{Extension, Request, State};
+use axum::extract::Request;
 use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 mod format;
 mod local;
 mod logprobs;
+mod operation;
 mod prompts;
+
+pub(super) use self::operation::routes;
 
 pub(super) use self::format::NativeFormat;
 pub use self::local::{LocalAnswer, LocalError, LocalPrompt, LocalRequest, Summary};
@@ -32,7 +35,7 @@ use self::prompts::{CheckedPrompts, PromptFields};
 use super::error::ApiError;
 use super::parameters::{
     LogitBias, SamplingFields, Texts, checked_alternatives, checked_max_tokens, checked_stop,
-    checked_stop_tokens, made_seed,
+    checked_stop_tokens, made_seed, schemas,
 };
 use super::request_id::RequestId;
 use super::sse::Moment;
@@ -46,77 +49,130 @@ use crate::generate::{
 /// Tokens that are generated when the request does not say, if the context has room for them.
 const DEFAULT_MAX_TOKENS: usize = 50;
 
-/// The request as it comes; `None` and `null` mean the default.
-#[derive(Debug, Deserialize)]
+/// What to continue, and how. Only `text` is required; a field that is `null` counts as not given.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NativeRequest {
+    #[schema(schema_with = operation::text)]
     text: Option<Texts>,
+    /// The template of the model's settings that makes the prompt; `text`, if given, is its variable `text`
     template: Option<String>,
+    /// The other variables of the template
+    #[schema(value_type = Option<Object>)]
     variables: Option<Map<String, Value>>,
+    #[schema(schema_with = schemas::model)]
     model: Option<String>,
+    #[schema(schema_with = operation::max_tokens)]
     max_tokens: Option<u64>,
+    #[schema(schema_with = schemas::temperature)]
     temperature: Option<f64>,
+    #[schema(schema_with = schemas::top_p)]
     top_p: Option<f64>,
+    #[schema(schema_with = schemas::top_k)]
     top_k: Option<u32>,
+    #[schema(schema_with = schemas::min_p)]
     min_p: Option<f64>,
+    #[schema(schema_with = schemas::repetition_penalty)]
     repetition_penalty: Option<f64>,
+    #[schema(schema_with = schemas::presence_penalty)]
     presence_penalty: Option<f64>,
+    #[schema(schema_with = schemas::frequency_penalty)]
     frequency_penalty: Option<f64>,
+    #[schema(schema_with = schemas::logit_bias)]
     logit_bias: Option<LogitBias>,
+    #[schema(schema_with = schemas::seed)]
     seed: Option<u64>,
+    #[schema(schema_with = schemas::stop)]
     stop: Option<Texts>,
+    #[schema(schema_with = schemas::stop_token_ids)]
     stop_token_ids: Option<Vec<u64>>,
+    #[schema(schema_with = operation::logprobs)]
     logprobs: Option<u32>,
+    #[schema(schema_with = schemas::ignore_eos)]
     ignore_eos: Option<bool>,
+    /// Whether the text begins with the prompt. Default: true; false with `stream` or `format`
     return_full_text: Option<bool>,
+    /// Add the ids of prompt and output to the metadata
+    #[schema(default = false)]
     return_token_ids: Option<bool>,
+    #[schema(schema_with = schemas::skip_special_tokens)]
     skip_special_tokens: Option<bool>,
+    #[schema(schema_with = schemas::stream)]
     stream: Option<bool>,
+    #[schema(schema_with = format::described)]
     format: Option<NativeFormat>,
 }
 
-/// The answer.
-#[derive(Debug, Serialize)]
+/// An answer: one for a text, several for a list of texts.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum NativeAnswer {
+    One(NativeResponse),
+    Many(NativeResponses),
+}
+
+/// The answer to one text.
+#[derive(Debug, Serialize, ToSchema)]
 struct NativeResponse {
+    /// The prompt, unless it is not wanted, and what continues it
     generated_text: String,
-    /// One for each generated token.
+    /// With `logprobs`: one for each generated token
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     logprobs: Option<Vec<LogprobsOfToken>>,
     metadata: Metadata,
 }
 
-/// The answers to a list.
-#[derive(Debug, Serialize)]
+/// The answers to a list, in its order.
+#[derive(Debug, Serialize, ToSchema)]
 struct NativeResponses {
     results: Vec<NativeResponse>,
 }
 
-/// An event of a stream.
-#[derive(Debug, Default, Serialize)]
+/// An event of a stream: a piece of a text, or its end.
+#[derive(Debug, Default, Serialize, ToSchema)]
+// Nothing is read; in the description it tells this from an error.
+#[serde(deny_unknown_fields)]
 struct NativeEvent {
-    /// Which of a list.
+    /// Which text of a list
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     index: Option<usize>,
+    /// The next piece
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     text: Option<String>,
-    /// Those of the tokens since the last event.
+    /// With `logprobs`: those of the tokens since the last event
     #[serde(skip_serializing_if = "Vec::is_empty")]
     logprobs: Vec<LogprobsOfToken>,
+    /// In the last event of a text
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     metadata: Option<Metadata>,
 }
 
-#[derive(Debug, Serialize)]
+/// What is told of an answer beside its text.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = NativeMetadata)]
 struct Metadata {
     tokens_generated: usize,
+    /// From the request to the end of this text
     processing_time_ms: f64,
+    #[schema(schema_with = operation::finish_reason)]
     finish_reason: &'static str,
     prompt_tokens: usize,
+    /// The name of the model that answered
     model: String,
+    /// Gives the same text again
+    #[schema(format = "uint64")]
     seed: u64,
+    /// With `return_token_ids`
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<Vec<u32>>)]
     token_ids: Option<Vec<TokenId>>,
+    /// With `return_token_ids`
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<Vec<u32>>)]
     prompt_token_ids: Option<Vec<TokenId>>,
 }
 
@@ -140,19 +196,6 @@ struct TextOf {
     seed: u64,
     /// The prompt as it came, when the prompt begins the answer; a template may have made another one of it.
     prefix: Option<String>,
-}
-
-/// `POST /api/v1/inference`
-pub(super) async fn inference(
-    State(api): State<Arc<Api>>,
-    Extension(request_id): Extension<RequestId>,
-    request: Request,
-) -> Response {
-    let started = Instant::now();
-    match answer(&api, &request_id, request, started).await {
-        Ok(response) => response,
-        Err(error) => error.respond(&request_id),
-    }
 }
 
 async fn answer(
@@ -282,11 +325,12 @@ impl Answer {
 
     async fn whole(self, mut generations: Generations) -> Result<Response, ApiError> {
         let mut results = self.results(&mut generations).await?;
-        Ok(if self.is_list {
-            Json(NativeResponses { results }).into_response()
+        let answer = if self.is_list {
+            NativeAnswer::Many(NativeResponses { results })
         } else {
-            Json(results.remove(0)).into_response()
-        })
+            NativeAnswer::One(results.remove(0))
+        };
+        Ok(Json(answer).into_response())
     }
 
     /// What the answer says of each text, once all have ended.

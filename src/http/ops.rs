@@ -7,56 +7,99 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Api;
+use super::openapi::OPS;
 use crate::metrics::Metrics;
 use crate::model::{ModelName, ModelState, RunningStep, Snapshot, Status};
 use crate::openmetrics;
 use crate::shutdown::Phase;
 
-/// Whether the process is ready, and which models are.
-#[derive(Debug, Serialize)]
+/// What the probes that say little answer with.
+const PLAIN: &str = "text/plain; charset=utf-8";
+
+/// Whether requests would be answered, and which model is where.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Readiness {
     pub(super) ready: bool,
-    /// Why not, when it is not about a model.
+    /// Why not, when it is not about a model
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     reason: Option<String>,
     pub(super) models: Vec<ModelReadiness>,
 }
 
-/// What `/readyz` says of a model.
-#[derive(Debug, Serialize)]
+/// Where a model is.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ModelReadiness {
     pub(super) name: String,
+    /// Of the wanted revision: `pending`, `fetching`, `verifying`, `waiting`, `loading`, `warming`, `ready`, `prepared`,
+    /// `unloaded` or `failed`
     state: &'static str,
     ready: bool,
     /// Whether it answers when it is asked; `None` while it waits for its turn to.
     #[serde(skip)]
     pub(super) answers: Option<bool>,
-    /// The wanted one.
+    /// The wanted one
     revision: String,
-    /// The one that answers.
+    /// The one that answers
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     serving: Option<String>,
+    /// Why it is not ready, or what stands in the way of the wanted revision
     #[serde(skip_serializing_if = "String::is_empty")]
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     download: Option<Download>,
 }
 
-#[derive(Debug, Serialize)]
+/// How far a model's files have come.
+#[derive(Debug, Serialize, ToSchema)]
 struct Download {
     file: String,
     done_bytes: u64,
+    /// `null` where the source does not say
+    #[schema(required)]
     total_bytes: Option<u64>,
 }
 
-/// 200 while the process serves.
+/// The probes.
+pub(super) fn probes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::default().routes(routes!(healthz)).routes(routes!(livez)).routes(routes!(readyz))
+}
+
+/// The metrics.
+pub(super) fn measured() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::default().routes(routes!(metrics))
+}
+
+/// Whether the process serves
+#[utoipa::path(
+    get,
+    path = "/healthz",
+    tag = OPS,
+    responses((status = 200, description = "It does", body = String, content_type = PLAIN, example = "ok")),
+)]
 pub(super) async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// 200 unless an engine is stuck in a step; looks at nothing else of a model.
+/// Whether the process is alive
+///
+/// It is unless an engine is stuck in a step; nothing else of a model is looked at.
+#[utoipa::path(
+    get,
+    path = "/livez",
+    tag = OPS,
+    responses(
+        (status = 200, description = "It is", body = String, content_type = PLAIN, example = "ok"),
+        (status = 503, description = "An engine is stuck; the text says which", body = String, content_type = PLAIN),
+    ),
+)]
 pub(super) async fn livez(State(api): State<Arc<Api>>) -> (StatusCode, String) {
     match stuck_for_good(&api).first() {
         None => (StatusCode::OK, "ok\n".to_owned()),
@@ -75,7 +118,18 @@ pub(super) fn stuck_for_good(api: &Api) -> Vec<(ModelName, RunningStep)> {
     api.registry.stuck(api.limits.step_timeout * 2)
 }
 
-/// 200 only while a model can answer and the process is not ending; the body says which model is where, and why.
+/// Whether requests would be answered
+///
+/// Only while a model can answer and the process is not ending; the body says which model is where, and why.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = OPS,
+    responses(
+        (status = 200, description = "They would", body = Readiness),
+        (status = 503, description = "They would not", body = Readiness),
+    ),
+)]
 pub(super) async fn readyz(State(api): State<Arc<Api>>) -> Response {
     let readiness = readiness(&api);
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -132,7 +186,22 @@ fn model_readiness(model: &Snapshot, stuck: &[(ModelName, RunningStep)]) -> Mode
     }
 }
 
-/// Everything measured.
+/// Everything measured
+///
+/// As OpenMetrics 1.0, or as Prometheus text for `Accept: text/plain`.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = OPS,
+    responses((
+        status = 200,
+        description = "The metrics",
+        content(
+            (String = "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+            (String = "text/plain; version=0.0.4; charset=utf-8"),
+        ),
+    )),
+)]
 pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
     let Readiness { ready, reason: _, models } = readiness(&api);
     api.metrics.ready(ready);

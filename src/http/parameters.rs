@@ -1,11 +1,14 @@
 //! What all dialects ask for in the same way: values that are checked, and never clamped.
 
+mod bounds;
+pub(super) mod schemas;
 mod tokens;
 
 use std::ops::RangeInclusive;
 
 use serde::Deserialize;
 
+use bounds::{FREQUENCY_PENALTY, MIN_P, PRESENCE_PENALTY, REPETITION_PENALTY, TEMPERATURE, TOP_P};
 pub(super) use tokens::{
     LogitBias, checked_alternatives, checked_logit_bias, checked_stop_tokens, checked_token,
 };
@@ -47,13 +50,13 @@ impl SamplingFields {
             logit_bias,
         } = self;
         Ok(Sampling {
-            temperature: in_range("temperature", temperature, 1.0, 0.0..=2.0)?,
+            temperature: TEMPERATURE.checked("temperature", temperature)?,
             top_k: top_k.unwrap_or(0),
-            top_p: in_range("top_p", top_p, 1.0, 0.0..=1.0)?,
-            min_p: in_range("min_p", min_p, 0.0, 0.0..=1.0)?,
-            repetition_penalty: in_range("repetition_penalty", repetition_penalty, 1.0, 0.01..=100.0)?,
-            presence_penalty: in_range("presence_penalty", presence_penalty, 0.0, -2.0..=2.0)?,
-            frequency_penalty: in_range("frequency_penalty", frequency_penalty, 0.0, -2.0..=2.0)?,
+            top_p: TOP_P.checked("top_p", top_p)?,
+            min_p: MIN_P.checked("min_p", min_p)?,
+            repetition_penalty: REPETITION_PENALTY.checked("repetition_penalty", repetition_penalty)?,
+            presence_penalty: PRESENCE_PENALTY.checked("presence_penalty", presence_penalty)?,
+            frequency_penalty: FREQUENCY_PENALTY.checked("frequency_penalty", frequency_penalty)?,
             logit_bias: checked_logit_bias(logit_bias, vocabulary_size)?,
             seed,
         })

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 pub(super) const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest id that is taken over: a UUID has 36 characters, trace headers up to 128.
-const LONGEST: usize = 128;
+pub(super) const LONGEST: usize = 128;
 
 /// 1 to 128 letters, digits and `. _ - : / + =`: nothing that could forge a header or a log line.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -46,11 +46,13 @@ const INTERNAL: [(&str, &[&str]); 2] =
     [("engine::ort", &["app", "model"]), ("model::source", &["app", "cli", "config", "http"])];
 
 /// Crates and the only places that may name them.
-const OWNERS: [(&str, &[&str]); 15] = [
+const OWNERS: [(&str, &[&str]); 17] = [
     ("kube", &["k8s"]),
     ("k8s_openapi", &["k8s"]),
     ("ort", &["engine/ort/"]),
     ("axum", &["http/", "app.rs"]),
+    ("utoipa", &["http/"]),
+    ("utoipa_axum", &["http/"]),
     ("tokenizers", &["text/"]),
     ("llguidance", &["text/constraint/"]),
     ("toktrie", &["text/constraint/"]),

@@ -34,6 +34,11 @@ fn the_reference_of_the_metrics_is_that_of_the_declarations() {
     assert_committed("docs/metrics.md", &printed(&["metrics"]));
 }
 
+#[test]
+fn the_description_of_the_api_is_that_of_the_types() {
+    assert_committed("docs/openapi.json", &printed(&["openapi"]));
+}
+
 /// The pages name no metric that does not exist.
 #[test]
 fn documents_name_metrics_that_exist() {

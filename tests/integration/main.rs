@@ -27,6 +27,7 @@ mod native;
 mod native_lists;
 mod oip;
 mod openai;
+mod openapi;
 mod private_servers;
 mod probes;
 mod seeds;

@@ -1,21 +1,27 @@
 //! Log-probabilities as the native API tells them.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::engine::TokenId;
 use crate::generate::{LikelyToken, PickedToken};
 
-/// `{"id", "text", "logprob", "top_tokens": [{"id", "text", "logprob"}]}`
-#[derive(Debug, Serialize)]
+/// A generated token, and the most likely ones in its place.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = NativeLogprobs)]
 pub(super) struct LogprobsOfToken {
     #[serde(flatten)]
     token: TokenEntry,
     top_tokens: Vec<TokenEntry>,
 }
 
-#[derive(Debug, Serialize)]
+/// A token and the natural logarithm of its probability, as the model sees it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = NativeToken)]
 struct TokenEntry {
+    #[schema(value_type = u32)]
     id: TokenId,
+    /// That of the token alone
     text: String,
     logprob: f32,
 }

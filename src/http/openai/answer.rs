@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::options::Stream;
 use super::{Names, errors};
@@ -21,10 +22,12 @@ pub(super) trait Shape: Send + 'static {
     const WHOLE: &'static str;
     /// What a chunk is called.
     const CHUNK: &'static str;
+    /// What the schemas of both are called.
+    const NAMES: [&'static str; 2];
     /// A choice of a whole answer.
-    type Whole: Serialize;
+    type Whole: Serialize + ToSchema;
     /// A choice of a chunk.
-    type Chunk: Serialize;
+    type Chunk: Serialize + ToSchema;
 
     /// A choice that has ended.
     fn whole(&mut self, generations: &mut Generations, choice: Choice, text: String) -> Self::Whole;
@@ -55,16 +58,21 @@ struct Envelope {
 }
 
 /// An answer or a chunk.
-#[derive(Debug, Serialize)]
-struct Enveloped<'a, C> {
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Enveloped<'a, C> {
+    /// With the request's `x-request-id` in it
     id: &'a str,
     object: &'static str,
+    /// Seconds since 1970
     created: u64,
+    /// The name of the model that answered
     model: &'a str,
+    /// The revision of the model that answered, as the header `x-model-revision` tells it
     system_fingerprint: &'a str,
     choices: Vec<C>,
-    /// Not in the chunks of a stream that does not want it.
+    /// In a stream only with `stream_options.include_usage`: `null` until the last chunk, which has it and no choices
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Usage>)]
     usage: Option<UsageField>,
 }
 
@@ -76,17 +84,22 @@ enum UsageField {
     Now(Usage),
 }
 
-/// `{"prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details": {"cached_tokens"}}`
-#[derive(Debug, Serialize)]
-struct Usage {
+/// What was read and written.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OpenAiUsage)]
+pub(super) struct Usage {
+    /// A prompt counts once, however many choices it has
     prompt_tokens: usize,
     completion_tokens: usize,
     total_tokens: usize,
     prompt_tokens_details: PromptTokensDetails,
 }
 
-#[derive(Debug, Serialize)]
+/// Of the prompts' tokens.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OpenAiPromptTokensDetails)]
 struct PromptTokensDetails {
+    /// Those whose cache was kept from an earlier request
     cached_tokens: usize,
 }
 

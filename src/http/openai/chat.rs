@@ -6,6 +6,7 @@ mod tools;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use self::calls::{Said, Speech, ToolCall};
 use self::messages::{Message, checked_messages};
@@ -15,99 +16,162 @@ use super::format::{FormatField, ResponseFormat, StructuredOutputs};
 use super::logprobs::ChatLogprobs;
 use super::options::{CommonFields, Seed, StreamOptions, checked_limit};
 use super::refusals::{Accepted, Unsupported, accept, only, refuse, unsupported};
-use super::{Body, Checked, Names};
+use super::{Body, Checked, Names, described};
 use crate::generate::{
     Abilities, Generations, Input, MaxTokens, Messages, OWN_VARIABLES, PickedToken, Prompt,
 };
 use crate::http::error::ApiError;
-use crate::http::parameters::{LogitBias, SamplingFields, Texts, checked_alternatives};
+use crate::http::parameters::{LogitBias, SamplingFields, Texts, checked_alternatives, schemas};
 use crate::model::LoadedModel;
 
-/// The request as it comes; `None` and `null` mean the default.
-#[derive(Debug, Deserialize)]
+/// What to answer, and how. Only `messages` is required; a field that is `null` counts as not given.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ChatRequest {
+    /// The chat so far
+    #[schema(min_items = 1)]
     messages: Vec<Message>,
+    #[schema(schema_with = schemas::model)]
     model: Option<String>,
+    #[schema(schema_with = described::chat_max_tokens)]
     max_completion_tokens: Option<u64>,
+    #[schema(schema_with = described::chat_max_tokens)]
     max_tokens: Option<u64>,
+    #[schema(schema_with = described::n)]
     n: Option<u64>,
+    /// Tell the log-probability of each token
+    #[schema(default = false)]
     logprobs: Option<bool>,
+    #[schema(schema_with = described::top_logprobs)]
     top_logprobs: Option<u32>,
+    #[schema(schema_with = schemas::temperature)]
     temperature: Option<f64>,
+    #[schema(schema_with = schemas::top_p)]
     top_p: Option<f64>,
+    #[schema(schema_with = described::top_k)]
     top_k: Option<i64>,
+    #[schema(schema_with = schemas::min_p)]
     min_p: Option<f64>,
+    #[schema(schema_with = schemas::repetition_penalty)]
     repetition_penalty: Option<f64>,
+    #[schema(schema_with = schemas::presence_penalty)]
     presence_penalty: Option<f64>,
+    #[schema(schema_with = schemas::frequency_penalty)]
     frequency_penalty: Option<f64>,
+    #[schema(schema_with = schemas::logit_bias)]
     logit_bias: Option<LogitBias>,
+    #[schema(schema_with = described::seed)]
     seed: Option<Seed>,
+    #[schema(schema_with = schemas::stop)]
     stop: Option<Texts>,
+    #[schema(schema_with = schemas::stop_token_ids)]
     stop_token_ids: Option<Vec<u64>>,
+    #[schema(schema_with = described::only_false)]
     include_stop_str_in_output: Option<bool>,
+    #[schema(schema_with = schemas::ignore_eos)]
     ignore_eos: Option<bool>,
+    #[schema(schema_with = schemas::skip_special_tokens)]
     skip_special_tokens: Option<bool>,
+    #[schema(schema_with = schemas::stream)]
     stream: Option<bool>,
+    /// Only with `stream`
     stream_options: Option<StreamOptions>,
+    /// More variables for the chat template, such as `{"enable_thinking": false}`
+    #[schema(value_type = Option<Object>)]
     chat_template_kwargs: Option<Map<String, Value>>,
+    /// Whether the prompt ends with the beginning of an answer
+    #[schema(default = true)]
     add_generation_prompt: Option<bool>,
     response_format: Option<ResponseFormat>,
     structured_outputs: Option<StructuredOutputs>,
+    #[schema(schema_with = described::modalities)]
     modalities: Option<Vec<String>>,
+    #[schema(schema_with = described::only_false)]
     store: Option<bool>,
+    #[schema(schema_with = described::service_tier)]
     service_tier: Option<String>,
+    /// Functions that the model may call
+    #[schema(min_items = 1, max_items = 128)]
     tools: Option<Vec<Tool>>,
     tool_choice: Option<ToolChoice>,
+    /// Whether there may be more than one call; only with `tools`
     parallel_tool_calls: Option<bool>,
+    #[schema(ignore)]
     functions: Option<Unsupported>,
+    #[schema(ignore)]
     function_call: Option<Unsupported>,
+    #[schema(ignore)]
     reasoning_effort: Option<Unsupported>,
+    #[schema(ignore)]
     verbosity: Option<Unsupported>,
+    #[schema(ignore)]
     audio: Option<Unsupported>,
+    #[schema(ignore)]
     prediction: Option<Unsupported>,
+    #[schema(ignore)]
     web_search_options: Option<Unsupported>,
+    #[schema(ignore)]
     prompt_cache_retention: Option<Unsupported>,
+    #[schema(schema_with = described::accepted)]
     user: Option<Accepted>,
+    #[schema(schema_with = described::accepted)]
     safety_identifier: Option<Accepted>,
+    #[schema(schema_with = described::accepted)]
     prompt_cache_key: Option<Accepted>,
+    #[schema(schema_with = described::accepted)]
     metadata: Option<Accepted>,
 }
 
-/// `{"index", "message", "logprobs", "finish_reason"}`
-#[derive(Debug, Serialize)]
+/// A choice of an answer.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ChatChoice {
     index: usize,
     message: AnswerMessage,
+    /// With `logprobs`
+    #[schema(required)]
     logprobs: Option<ChatLogprobs>,
+    #[schema(schema_with = described::finish_reason, required)]
     finish_reason: Option<&'static str>,
 }
 
-#[derive(Debug, Serialize)]
+/// What the model says.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatAnswerMessage)]
 struct AnswerMessage {
+    #[schema(schema_with = described::assistant)]
     role: &'static str,
-    /// `null` where there is nothing but calls.
+    /// `null` where there is nothing but calls
+    #[schema(required)]
     content: Option<String>,
+    #[schema(schema_with = schemas::nothing)]
     refusal: (),
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<ToolCall>,
 }
 
-/// `{"index", "delta", "logprobs", "finish_reason"}`
-#[derive(Debug, Serialize)]
+/// What comes to a choice in a chunk.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatChunkChoice)]
 pub(super) struct ChatChunk {
     index: usize,
     delta: Delta,
+    /// With `logprobs`: those of the tokens since the last chunk
+    #[schema(required)]
     logprobs: Option<ChatLogprobs>,
+    #[schema(schema_with = described::finish_reason, required)]
     finish_reason: Option<&'static str>,
 }
 
-#[derive(Debug, Default, Serialize)]
+/// What comes to the message of a choice.
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[schema(as = ChatDelta)]
 struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = described::assistant)]
     role: Option<&'static str>,
     /// `null` where there may be nothing but calls.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     content: Option<Value>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tool_calls: Vec<ToolCall>,
@@ -310,6 +374,7 @@ impl Shape for ChatShape {
     const ID: &'static str = "chatcmpl";
     const WHOLE: &'static str = "chat.completion";
     const CHUNK: &'static str = "chat.completion.chunk";
+    const NAMES: [&'static str; 2] = ["ChatCompletion", "ChatCompletionChunk"];
     type Whole = ChatChoice;
     type Chunk = ChatChunk;
 

@@ -1,54 +1,84 @@
 //! `POST /v1/completions`: texts that are continued.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::answer::{Choice, Shape};
 use super::format::{ResponseFormat, StructuredOutputs};
 use super::logprobs::CompletionLogprobs;
 use super::options::{CommonFields, Seed, StreamOptions, checked_limit, token_ids};
 use super::refusals::{Accepted, Unsupported, accept, only, refuse, unsupported};
-use super::{Body, Checked, Names};
+use super::{Body, Checked, Names, described};
 use crate::generate::{Generations, MOST_GENERATIONS, MaxTokens, PickedToken, Prompt};
 use crate::http::error::ApiError;
-use crate::http::parameters::{LogitBias, SamplingFields, Texts, checked_alternatives};
+use crate::http::parameters::{LogitBias, SamplingFields, Texts, checked_alternatives, schemas};
 use crate::model::LoadedModel;
 
 /// Tokens that are generated when the request does not say, as the dialect has it.
-const DEFAULT_MAX_TOKENS: usize = 16;
+pub(super) const DEFAULT_MAX_TOKENS: usize = 16;
 
-/// The request as it comes; `None` and `null` mean the default.
-#[derive(Debug, Deserialize)]
+/// What to continue, and how. Only `prompt` is required; a field that is `null` counts as not given.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CompletionRequest {
+    #[schema(schema_with = described::prompt)]
     prompt: Prompts,
+    #[schema(schema_with = schemas::model)]
     model: Option<String>,
+    #[schema(schema_with = described::completion_max_tokens)]
     max_tokens: Option<u64>,
+    #[schema(schema_with = described::n)]
     n: Option<u64>,
+    #[schema(schema_with = described::best_of)]
     best_of: Option<u64>,
+    /// Begin the text with the prompt; not with `logprobs`
+    #[schema(default = false)]
     echo: Option<bool>,
+    #[schema(schema_with = described::completion_logprobs)]
     logprobs: Option<u32>,
+    #[schema(ignore)]
     suffix: Option<Unsupported>,
+    #[schema(schema_with = schemas::temperature)]
     temperature: Option<f64>,
+    #[schema(schema_with = schemas::top_p)]
     top_p: Option<f64>,
+    #[schema(schema_with = described::top_k)]
     top_k: Option<i64>,
+    #[schema(schema_with = schemas::min_p)]
     min_p: Option<f64>,
+    #[schema(schema_with = schemas::repetition_penalty)]
     repetition_penalty: Option<f64>,
+    #[schema(schema_with = schemas::presence_penalty)]
     presence_penalty: Option<f64>,
+    #[schema(schema_with = schemas::frequency_penalty)]
     frequency_penalty: Option<f64>,
+    #[schema(schema_with = schemas::logit_bias)]
     logit_bias: Option<LogitBias>,
+    #[schema(schema_with = described::seed)]
     seed: Option<Seed>,
+    #[schema(schema_with = schemas::stop)]
     stop: Option<Texts>,
+    #[schema(schema_with = schemas::stop_token_ids)]
     stop_token_ids: Option<Vec<u64>>,
+    #[schema(schema_with = described::only_false)]
     include_stop_str_in_output: Option<bool>,
+    #[schema(schema_with = schemas::ignore_eos)]
     ignore_eos: Option<bool>,
+    #[schema(schema_with = schemas::skip_special_tokens)]
     skip_special_tokens: Option<bool>,
+    #[schema(schema_with = schemas::stream)]
     stream: Option<bool>,
+    /// Only with `stream`
     stream_options: Option<StreamOptions>,
     response_format: Option<ResponseFormat>,
     structured_outputs: Option<StructuredOutputs>,
+    #[schema(schema_with = described::only_false)]
     store: Option<bool>,
+    #[schema(schema_with = described::service_tier)]
     service_tier: Option<String>,
+    #[schema(schema_with = described::accepted)]
     user: Option<Accepted>,
+    #[schema(schema_with = described::accepted)]
     metadata: Option<Accepted>,
 }
 
@@ -62,12 +92,15 @@ enum Prompts {
     TokenLists(Vec<Vec<u64>>),
 }
 
-/// `{"text", "index", "logprobs", "finish_reason"}`, also of a chunk.
-#[derive(Debug, Serialize)]
+/// A choice of an answer, or what comes to it in a chunk.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct CompletionChoice {
     text: String,
     index: usize,
+    /// With `logprobs`
+    #[schema(required)]
     logprobs: Option<CompletionLogprobs>,
+    #[schema(schema_with = described::finish_reason, required)]
     finish_reason: Option<&'static str>,
 }
 
@@ -244,6 +277,7 @@ impl Shape for CompletionShape {
     const ID: &'static str = "cmpl";
     const WHOLE: &'static str = "text_completion";
     const CHUNK: &'static str = "text_completion";
+    const NAMES: [&'static str; 2] = ["Completion", "CompletionChunk"];
     type Whole = CompletionChoice;
     type Chunk = CompletionChoice;
 

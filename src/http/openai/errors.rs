@@ -2,20 +2,31 @@
 
 use axum::http::StatusCode;
 use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa::openapi::Object;
 
 use crate::http::error::ApiError;
+use crate::http::parameters::schemas::word;
 
 /// The body of an error, also the last event of a stream that failed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OpenAiError)]
 pub(in crate::http) struct ErrorBody {
     error: ErrorFields,
 }
 
-#[derive(Debug, Serialize)]
+/// What went wrong.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OpenAiErrorFields)]
 struct ErrorFields {
+    /// A sentence for people
     message: String,
+    #[schema(schema_with = kinds)]
     r#type: &'static str,
+    /// The field at fault, if one is: `messages[1].content[0].type`
+    #[schema(required)]
     param: Option<String>,
+    /// A word for programs
     code: &'static str,
 }
 
@@ -43,6 +54,11 @@ fn kind(status: StatusCode) -> &'static str {
         status if status.is_server_error() => "server_error",
         _ => "invalid_request_error",
     }
+}
+
+/// What [`kind`] makes of the statuses that there are.
+fn kinds() -> Object {
+    word(["invalid_request_error", "rate_limit_error", "server_error"]).build()
 }
 
 /// The dialect's own words where it has one; the gateway's elsewhere.

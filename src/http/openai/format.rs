@@ -2,45 +2,71 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
+use super::described;
 use super::refusals::{Accepted, Unsupported, accept, refuse};
 use crate::generate::Format;
 use crate::http::error::ApiError;
 
-/// `{"type": "json_schema", "json_schema": {"name", "schema"}}` and its kin.
-#[derive(Debug, Deserialize)]
+/// What the answer has to look like.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum ResponseFormat {
-    /// Anything.
+    /// Anything
     Text {},
-    /// Any JSON object.
-    JsonObject {},
-    /// JSON of a schema.
+    /// Any JSON object
+    JsonObject {
+        /// The JSON schema of the object, as clients of Text Generation Inference give it
+        #[schema(value_type = Option<Object>)]
+        value: Option<Value>,
+    },
+    /// JSON of a schema
     JsonSchema { json_schema: NamedSchema },
 }
 
-#[derive(Debug, Deserialize)]
+/// A schema with a name.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NamedJsonSchema)]
 pub(super) struct NamedSchema {
+    /// For your own records
+    #[schema(min_length = 1)]
     name: String,
+    #[schema(schema_with = described::accepted)]
     description: Option<Accepted>,
+    /// The JSON schema; without one any JSON object will do
+    #[schema(value_type = Option<Object>)]
     schema: Option<Value>,
-    /// Schemas are always followed.
+    /// Schemas are always followed
+    #[schema(schema_with = described::accepted)]
     strict: Option<Accepted>,
 }
 
-/// Exactly one of the fields.
-#[derive(Debug, Deserialize)]
+/// What the answer has to look like, as vLLM says it: exactly one of the fields.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StructuredOutputs {
+    /// A JSON schema, or a text that is one
     json: Option<Value>,
+    /// Any JSON object
     json_object: Option<bool>,
+    /// A text that matches this pattern from its beginning to its end
+    #[schema(max_length = 4096)]
     regex: Option<String>,
+    /// One of these texts
+    #[schema(min_items = 1, max_items = 4096)]
     choice: Option<Vec<String>>,
+    /// A text of this grammar, in Lark's notation
+    #[schema(max_length = 16384)]
     grammar: Option<String>,
+    #[schema(ignore)]
     structural_tag: Option<Unsupported>,
+    #[schema(ignore)]
     disable_any_whitespace: Option<Unsupported>,
+    #[schema(ignore)]
     disable_additional_properties: Option<Unsupported>,
+    #[schema(ignore)]
     whitespace_pattern: Option<Unsupported>,
 }
 
@@ -48,6 +74,8 @@ pub(super) struct StructuredOutputs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FormatField {
     ResponseFormat,
+    /// `response_format.value`
+    ResponseValue,
     StructuredOutputs,
     Tools,
 }
@@ -57,7 +85,8 @@ impl FormatField {
     pub(super) fn named(self, part: Option<&str>) -> &'static str {
         match (self, part) {
             (Self::ResponseFormat, Some("schema")) => "response_format.json_schema.schema",
-            (Self::ResponseFormat, _) => "response_format",
+            (Self::ResponseValue, Some("schema")) => "response_format.value",
+            (Self::ResponseFormat | Self::ResponseValue, _) => "response_format",
             (Self::StructuredOutputs, Some("schema")) => "structured_outputs.json",
             (Self::StructuredOutputs, Some("pattern")) => "structured_outputs.regex",
             (Self::StructuredOutputs, Some("choices")) => "structured_outputs.choice",
@@ -79,16 +108,21 @@ pub(super) fn checked_format(
             let message = "structured_outputs and response_format both say what the answer looks like: give one of them";
             Err(ApiError::invalid_value("structured_outputs", message))
         }
-        (Some(format), None) => Ok(Some((FormatField::ResponseFormat, format))),
+        (Some(format), None) => Ok(Some(format)),
         (None, Some(outputs)) => Ok(Some((FormatField::StructuredOutputs, checked_outputs(outputs)?))),
         (None, None) => Ok(None),
     }
 }
 
-fn checked_response_format(format: ResponseFormat) -> Result<Option<Format>, ApiError> {
+fn checked_response_format(format: ResponseFormat) -> Result<Option<(FormatField, Format)>, ApiError> {
     let NamedSchema { name, description, schema, strict } = match format {
         ResponseFormat::Text {} => return Ok(None),
-        ResponseFormat::JsonObject {} => return Ok(Some(Format::JsonObject)),
+        ResponseFormat::JsonObject { value: None } => {
+            return Ok(Some((FormatField::ResponseFormat, Format::JsonObject)));
+        }
+        ResponseFormat::JsonObject { value: Some(schema) } => {
+            return Ok(Some((FormatField::ResponseValue, Format::JsonSchema(schema))));
+        }
         ResponseFormat::JsonSchema { json_schema } => json_schema,
     };
     accept([description, strict]);
@@ -96,7 +130,7 @@ fn checked_response_format(format: ResponseFormat) -> Result<Option<Format>, Api
         let field = "response_format.json_schema.name";
         return Err(ApiError::invalid_value(field, format!("{field} must not be empty")));
     }
-    Ok(Some(schema.map_or(Format::JsonObject, Format::JsonSchema)))
+    Ok(Some((FormatField::ResponseFormat, schema.map_or(Format::JsonObject, Format::JsonSchema))))
 }
 
 fn checked_outputs(outputs: StructuredOutputs) -> Result<Format, ApiError> {

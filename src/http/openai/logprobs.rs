@@ -2,21 +2,24 @@
 
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::generate::{LikelyToken, PickedToken};
+use crate::http::parameters::schemas;
 use crate::http::tokens::LEAST;
 
 fn finite(logprob: f32) -> f32 {
     logprob.max(LEAST)
 }
 
-/// `{"tokens", "token_logprobs", "top_logprobs", "text_offset"}`, an entry for each token.
-#[derive(Debug, Serialize)]
+/// Natural logarithms of the probabilities of tokens, as the model sees them; each list has an entry for each token.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct CompletionLogprobs {
     tokens: Vec<String>,
     token_logprobs: Vec<f32>,
     /// Also the picked token, if it is none of the most likely ones. Of tokens with the same text (parts of characters) the
     /// most likely one.
+    #[schema(value_type = Vec<std::collections::BTreeMap<String, f32>>)]
     top_logprobs: Vec<Map<String, Value>>,
     /// Where the token begins, in characters, as far as the texts of single tokens tell.
     text_offset: Vec<usize>,
@@ -52,25 +55,31 @@ fn number(logprob: f32) -> Value {
     digits.parse().map_or(Value::Null, Value::Number)
 }
 
-/// `{"content": [ … ], "refusal": null}`
-#[derive(Debug, Serialize)]
+/// Those of the tokens of a choice.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ChatLogprobs {
     content: Vec<TokenLogprobs>,
+    #[schema(schema_with = schemas::nothing)]
     refusal: (),
 }
 
-#[derive(Debug, Serialize)]
+/// A generated token, and the most likely ones in its place.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatTokenLogprobs)]
 struct TokenLogprobs {
     #[serde(flatten)]
     token: TokenLogprob,
     top_logprobs: Vec<TokenLogprob>,
 }
 
-#[derive(Debug, Serialize)]
+/// A token and the natural logarithm of its probability, as the model sees it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatTokenLogprob)]
 struct TokenLogprob {
     token: String,
     logprob: f32,
-    /// `null` where the token is a part of a character.
+    /// Those of the text; `null` where the token is a part of a character
+    #[schema(required, value_type = Option<Vec<u16>>)]
     bytes: Option<Vec<u8>>,
 }
 

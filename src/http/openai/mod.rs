@@ -14,23 +14,24 @@
 mod answer;
 mod chat;
 mod completions;
+mod described;
 mod errors;
 mod format;
 mod logprobs;
 mod models;
+mod operations;
 mod options;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
 use axum::extract::{Extension, Request, State};
 use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use serde::de::DeserializeOwned;
 
-pub(super) use errors::body;
+pub(super) use errors::{ErrorBody, body};
+pub(super) use operations::routes;
 
 use self::answer::{Answer, Shape};
 use self::format::FormatField;
@@ -70,15 +71,6 @@ struct Names {
     choices: usize,
     /// The field that says what the answer has to look like.
     format: Option<FormatField>,
-}
-
-/// The routes of the dialect.
-pub(super) fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/v1/completions", post(generate::<completions::CompletionRequest>))
-        .route("/v1/chat/completions", post(generate::<chat::ChatRequest>))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::one))
 }
 
 async fn generate<B: Body>(

@@ -7,31 +7,67 @@ use axum::Json;
 use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::openapi::Object;
+use utoipa::{IntoResponses, ToSchema};
 
+use super::errors::ErrorBody;
 use crate::http::Api;
 use crate::http::error::{ApiError, Dialect};
 use crate::http::known::{can_be_asked, model_to_ask};
+use crate::http::openapi::OPENAI;
+use crate::http::parameters::schemas::word;
 use crate::http::request_id::RequestId;
 use crate::model::{Snapshot, Unavailable};
 
-/// `{"object": "list", "data": [ … ]}`
-#[derive(Debug, Serialize)]
+/// The models that can be asked for now.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OpenAiModels)]
 struct ModelList {
+    #[schema(schema_with = list_object)]
     object: &'static str,
     data: Vec<ModelEntry>,
 }
 
-/// `{"id", "object": "model", "created", "owned_by"}`
-#[derive(Debug, Serialize)]
+/// A model, under one of its names.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OpenAiModel)]
 struct ModelEntry {
+    /// The name to ask for it by
     id: String,
+    #[schema(schema_with = model_object)]
     object: &'static str,
-    /// When what answers now began to; 0 while nothing is in memory.
+    /// When what answers now began to, in seconds since 1970; 0 while nothing is in memory
     created: u64,
     owned_by: &'static str,
 }
 
-/// `GET /v1/models`
+fn list_object() -> Object {
+    word(["list"]).build()
+}
+
+fn model_object() -> Object {
+    word(["model"]).build()
+}
+
+/// How both fail.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes what `http/error.rs` makes of errors")]
+enum Failures {
+    /// It is not known yet which models to serve, or this one cannot answer now (`model_not_ready`)
+    #[response(status = 503, headers(("retry-after" = u32, description = "Seconds after which to try again")))]
+    Unavailable(ErrorBody),
+}
+
+/// List the models
+///
+/// What can be asked for now, under each of its names.
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    operation_id = "list_models",
+    tag = OPENAI,
+    responses((status = 200, description = "The models", body = ModelList), Failures),
+)]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Extension(request_id): Extension<RequestId>,
@@ -46,7 +82,19 @@ pub(super) async fn list(
     Json(ModelList { object: "list", data }).into_response()
 }
 
-/// `GET /v1/models/{id}`; an id may have slashes.
+/// Look at a model
+#[utoipa::path(
+    get,
+    path = "/v1/models/{*id}",
+    operation_id = "get_model",
+    tag = OPENAI,
+    params(("id" = String, Path, description = "One of its names, which may have slashes")),
+    responses(
+        (status = 200, description = "The model", body = ModelEntry),
+        (status = 404, description = "There is no such model (`model_not_found`)", body = ErrorBody),
+        Failures,
+    ),
+)]
 pub(super) async fn one(
     State(api): State<Arc<Api>>,
     Extension(request_id): Extension<RequestId>,

@@ -3,10 +3,11 @@
 use std::fmt;
 
 use serde::de::{self, Deserialize, Deserializer, Visitor};
+use utoipa::ToSchema;
 
-use super::Names;
 use super::format::{FormatField, ResponseFormat, StructuredOutputs, checked_format};
 use super::refusals::{Unsupported, only, refuse};
+use super::{Names, described};
 use crate::engine::TokenId;
 use crate::generate::{Input, MOST_GENERATIONS, MaxTokens, Prompt};
 use crate::http::error::ApiError;
@@ -51,12 +52,17 @@ pub(super) struct Stream {
     pub(super) include_usage: bool,
 }
 
-/// `{"include_usage": true}`
-#[derive(Debug, serde::Deserialize)]
+/// How an answer is to be streamed.
+#[derive(Debug, serde::Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = OpenAiStreamOptions)]
 pub(super) struct StreamOptions {
+    /// End with a chunk that has the usage and no choices
+    #[schema(default = false)]
     include_usage: Option<bool>,
+    #[schema(schema_with = described::only_false)]
     include_obfuscation: Option<bool>,
+    #[schema(ignore)]
     continuous_usage_stats: Option<Unsupported>,
 }
 

@@ -5,16 +5,16 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::in_range;
+use super::bounds::BIAS;
 use crate::engine::TokenId;
 use crate::http::error::ApiError;
 
 /// Tokens with a bias: each costs a little in every step.
-const MOST_BIASES: usize = 1024;
+pub(super) const MOST_BIASES: usize = 1024;
 /// Stop tokens of a request.
-const MOST_STOP_TOKENS: usize = 64;
+pub(super) const MOST_STOP_TOKENS: usize = 64;
 /// Alternatives to a token.
-const MOST_ALTERNATIVES: u32 = 20;
+pub(super) const MOST_ALTERNATIVES: u32 = 20;
 
 /// `{"504": -100, …}` as it comes: a map would drop an entry that is there twice.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ pub(in crate::http) fn checked_logit_bias(
         if !seen.insert(token) {
             return Err(invalid(format!("logit_bias has token id {token} twice")));
         }
-        checked.push((token, in_range("logit_bias", Some(bias), 0.0, -100.0..=100.0)?));
+        checked.push((token, BIAS.checked("logit_bias", Some(bias))?));
     }
     Ok(checked)
 }

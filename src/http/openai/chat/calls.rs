@@ -2,29 +2,39 @@
 
 use rand::distr::{Alphanumeric, SampleString};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::tools::Reading;
 use crate::generate::{CallReader, Piece};
+use crate::http::openai::described;
 
 /// Length of an id: some templates insist on nine letters and digits.
 const ID_LENGTH: usize = 9;
 
-/// `{"id", "type": "function", "function": {"name", "arguments"}}`; in a chunk also `index`, and without what was told before.
-#[derive(Debug, Serialize)]
+/// A call of a tool; in a chunk also its `index`, and without what was told before.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatToolCall)]
 pub(super) struct ToolCall {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     index: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = described::function)]
     r#type: Option<&'static str>,
     function: CalledFunction,
 }
 
-#[derive(Debug, Serialize)]
+/// The function that is called.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ChatCalledFunction)]
 struct CalledFunction {
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     name: Option<String>,
+    /// JSON, or more of it
     arguments: String,
 }
 

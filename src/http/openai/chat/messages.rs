@@ -4,53 +4,79 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::generate::Abilities;
 use crate::http::error::ApiError;
+use crate::http::openai::described;
 use crate::http::openai::refusals::{Accepted, Unsupported, accept, refuse, unsupported};
 
-/// A message as it comes; `null` means that a field is not there.
-#[derive(Debug, Deserialize)]
+/// A message of a chat; `null` means that a field is not there.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ChatMessage)]
 pub(super) struct Message {
+    #[schema(schema_with = described::role)]
     role: String,
+    /// A text, or parts of which each begins a line
+    #[schema(value_type = Option<Content>)]
     content: Option<Content>,
+    /// Given to the chat template
     name: Option<String>,
+    #[schema(ignore)]
     refusal: Option<Unsupported>,
+    /// Calls of tools that an answer had
     tool_calls: Option<Vec<Call>>,
+    /// The id of the call that a message of the role `tool` answers
     tool_call_id: Option<String>,
+    #[schema(ignore)]
     function_call: Option<Unsupported>,
+    #[schema(ignore)]
     audio: Option<Unsupported>,
+    #[schema(ignore)]
     annotations: Option<Unsupported>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A text, or a list of parts.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a text or a list of parts")]
+#[schema(as = ChatContent)]
 enum Content {
     Text(String),
     Parts(Vec<Part>),
 }
 
-#[derive(Debug, Deserialize)]
+/// A part of a message.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ChatContentPart)]
 struct Part {
+    #[schema(schema_with = described::text_part)]
     r#type: String,
+    #[schema(required, value_type = String)]
     text: Option<String>,
 }
 
-/// `{"id", "type": "function", "function": {"name", "arguments"}}`
-#[derive(Debug, Deserialize)]
+/// A call of a tool that an answer had.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ChatMessageCall)]
 struct Call {
     id: String,
+    /// `function`
     r#type: Option<String>,
+    #[schema(required, nullable = false)]
     function: Option<CalledFunction>,
+    #[schema(ignore)]
     custom: Option<Unsupported>,
-    /// Of a call that was streamed: nothing comes of it.
+    /// Of a call that was streamed: nothing comes of it
+    #[schema(schema_with = described::accepted)]
     index: Option<Accepted>,
 }
 
-#[derive(Debug, Deserialize)]
+/// The function that was called.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ChatMessageFunction)]
 struct CalledFunction {
     name: String,
     arguments: String,

@@ -4,9 +4,11 @@ use std::collections::HashSet;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::generate::{Abilities, CallFormat, CallSyntax, Format, Function};
 use crate::http::error::ApiError;
+use crate::http::openai::described;
 use crate::http::openai::refusals::{Unsupported, refuse, unsupported};
 
 /// Tools of a request.
@@ -16,40 +18,57 @@ const LONGEST_NAME: usize = 64;
 /// Calls of an answer.
 const MOST_CALLS: usize = 128;
 
-/// `{"type": "function", "function": {"name", "description", "parameters"}}`
-#[derive(Debug, Deserialize)]
+/// A function that the model may call.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ChatTool)]
 pub(super) struct Tool {
+    #[schema(schema_with = described::function)]
     r#type: String,
+    #[schema(required, nullable = false)]
     function: Option<ToolFunction>,
+    #[schema(ignore)]
     custom: Option<Unsupported>,
 }
 
-#[derive(Debug, Deserialize)]
+/// A function: its name, what it is for, and its arguments.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ChatToolFunction)]
 struct ToolFunction {
+    #[schema(min_length = 1, max_length = 64, pattern = "^[a-zA-Z0-9_-]+$")]
     name: String,
     description: Option<String>,
+    /// A JSON schema of an object; without one there are no arguments
+    #[schema(value_type = Option<Object>)]
     parameters: Option<Value>,
+    /// Only where `tool_choice` forces a call, which is always strict
     strict: Option<bool>,
 }
 
-/// `"auto"`, or `{"type": "function", "function": {"name"}}`
-#[derive(Debug, Deserialize)]
+/// Whether there are calls: `none`, `auto`, `required`, or a function by its name.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ChatToolChoice)]
 #[serde(untagged, expecting = "none, auto, required, or a function by its name")]
 pub(super) enum ToolChoice {
     Word(String),
     Named(NamedTool),
 }
 
-#[derive(Debug, Deserialize)]
+/// A function that is to be called.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = ChatNamedTool)]
 pub(super) struct NamedTool {
+    #[schema(schema_with = described::function)]
     r#type: String,
+    #[schema(required, nullable = false)]
     function: Option<FunctionName>,
 }
 
-#[derive(Debug, Deserialize)]
+/// The name of one of the tools.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ChatFunctionName)]
 struct FunctionName {
     name: String,
 }
