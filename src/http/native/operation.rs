@@ -48,7 +48,7 @@ enum Failures {
     /// All places are taken (`overloaded`)
     #[response(status = 429, headers(("retry-after" = u32, description = "Seconds after which to try again")))]
     Overloaded(ErrorBody),
-    /// The model has failed (`inference_failed`, `text_failed`)
+    /// The model has failed (`inference_failed`, `text_failed`), or the gateway itself (`internal_error`)
     #[response(status = 500)]
     Failed(ErrorBody),
     /// Not now (`model_not_ready`, `model_replaced`, `deadline_exceeded`, `shutting_down`, `engine_stopped`)
