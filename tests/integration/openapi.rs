@@ -35,7 +35,10 @@ async fn requests_made_of_the_document_are_answered_as_it_says() {
         .stdin(Stdio::null())
         // The report, which is written where somebody has asked for so many requests.
         .stdout(Stdio::inherit())
-        .output()
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+        .wait_with_output()
         .await
         .unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
