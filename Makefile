@@ -34,7 +34,7 @@ HELM ?= prepared/tools/helm
 
 .DEFAULT_GOAL := help
 .PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick formats soak \
-	generate clean chart-test openapi-test e2e image image-check chart-package sbom deny release-check release
+	generate clean chart-test chat-fixtures openapi-test e2e image image-check chart-package sbom deny release-check release
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,6 +105,11 @@ formats: ## Check that answers of the real model hold to 49 JSON schemas, and me
 	@$(PYTHON) scripts/prepare.py library model python-formats
 	@$(MAKE) --no-print-directory build
 	$(VENV_PYTHON) scripts/bench/formats.py --model $(MODEL_PATH)
+
+chat-fixtures: ## Write what transformers makes of chat templates, and compare with it (also templates that cannot be kept here)
+	@$(PYTHON) scripts/prepare.py python-chat
+	$(VENV_PYTHON) scripts/chat_fixtures.py --trl target/chat-fixtures
+	$(CARGO) test --locked --lib text::template -- --include-ignored
 
 generate: ## Write the files that are made from others (crd/, docs/settings.md, docs/metrics.md, docs/openapi.json, manifests/, charts/)
 	@$(PYTHON) scripts/prepare.py python-tests tools

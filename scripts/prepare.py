@@ -6,6 +6,7 @@
     library        prepared/lib/libonnxruntime.so (of another processor: --machine)
     model          prepared/models/smollm2-135m-instruct-PRECISION/
     tiny           prepared/tiny/NAME/
+    python-chat    prepared/venv/ with what `make chat-fixtures` imports
     python-formats prepared/venv/ with what `make formats` imports
     python-tests   prepared/venv/ with what the Python tests and the benchmark import
     kubernetes     prepared/kubernetes/ with etcd, kube-apiserver, kube-controller-manager (needs Go)
@@ -49,7 +50,7 @@ from preparation.tools import prepare_tools
 from preparation.wheels import Downloader, fetch, notice_in_cache, pip_downloader
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-TARGETS = ("library", "model", "tiny", "python-tests", "python-formats", "kubernetes", "tools", "node")
+TARGETS = ("library", "model", "tiny", "python-tests", "python-chat", "python-formats", "kubernetes", "tools", "node")
 MODEL_MEBIBYTES = {"w8a8": 170, "int8": 160, "fp32": 560}
 
 
@@ -203,8 +204,7 @@ def main() -> int:
         results += [_model_result(precision) for precision in dict.fromkeys(wanted.precision)]
     for_python = {"python-tests", "tools"} & set(wanted.targets)
     parts = ["tests", "clients", "formats", "openapi"] if for_python else []
-    if "python-formats" in wanted.targets and not for_python:
-        parts = ["formats"]
+    parts += [part for part in ("formats", "chat") if f"python-{part}" in wanted.targets and part not in parts]
     requirements = [f"requirements-{part}.txt" for part in parts]
     if requirements:
         requirements.insert(0, "requirements.txt")

@@ -10,7 +10,10 @@ mod clock;
 mod program;
 mod python;
 
+use std::borrow::Cow;
+
 use serde::Serialize;
+use serde_json::Value;
 
 pub use self::program::{MOST_OVERRIDE_BYTES, ProgramError};
 pub(super) use self::program::{Program, Strictness};
@@ -27,10 +30,9 @@ pub struct Template(Program);
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Conversation<'a> {
     /// Objects with `role`, `content` and whatever else the template understands.
-    pub messages: &'a [serde_json::Value],
-    /// Tools that the model may call; undefined when there are none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tools: Option<&'a [serde_json::Value]>,
+    pub messages: &'a [Value],
+    /// Tools that the model may call; `none` when there are none.
+    pub tools: Option<&'a [Value]>,
     /// The token that begins a text; undefined when the model has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bos_token: Option<&'a str>,
@@ -41,7 +43,40 @@ pub struct Conversation<'a> {
     pub add_generation_prompt: bool,
     /// More variables, under other names than the ones above.
     #[serde(flatten)]
-    pub variables: &'a serde_json::Map<String, serde_json::Value>,
+    pub variables: &'a serde_json::Map<String, Value>,
+}
+
+/// What a template sees: also documents, which are `none` unless the variables have them.
+#[derive(Serialize)]
+struct Context<'a> {
+    documents: Option<()>,
+    #[serde(flatten)]
+    conversation: Conversation<'a>,
+}
+
+/// Fields under which a model's reasoning comes, the one that templates read first.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+
+/// Messages without the fields that are `null`, which templates take for values, and with the reasoning under both names that
+/// templates know.
+fn as_transformers_gives_them(messages: &[Value]) -> Cow<'_, [Value]> {
+    let is_plain = |message: &Value| {
+        message.as_object().is_none_or(|fields| {
+            fields.iter().all(|(name, value)| !value.is_null() && !REASONING.contains(&name.as_str()))
+        })
+    };
+    if messages.iter().all(is_plain) {
+        return Cow::Borrowed(messages);
+    }
+    let mut messages = messages.to_vec();
+    for fields in messages.iter_mut().filter_map(Value::as_object_mut) {
+        fields.retain(|_, value| !value.is_null());
+        if let Some(reasoning) = REASONING.iter().find_map(|name| fields.get(*name)).cloned() {
+            fields.entry("thinking").or_insert_with(|| reasoning.clone());
+            fields.insert(REASONING[0].to_owned(), reasoning);
+        }
+    }
+    Cow::Owned(messages)
 }
 
 /// Why a chat template is none, or did not render.
@@ -75,9 +110,29 @@ impl Template {
     /// # Errors
     /// The template refuses the conversation, fails, does not end, or makes too much.
     pub fn render(&self, conversation: &Conversation<'_>) -> Result<String, TemplateError> {
-        self.0.render(conversation).map_err(TemplateError)
+        let Conversation { messages, tools, bos_token, eos_token, add_generation_prompt, variables } =
+            *conversation;
+        let messages = as_transformers_gives_them(messages);
+        let conversation = Conversation {
+            messages: &messages,
+            tools,
+            bos_token,
+            eos_token,
+            add_generation_prompt,
+            variables,
+        };
+        self.0.render(&Context { conversation, documents: None }).map_err(TemplateError)
+    }
+
+    /// The same, where the time stands still.
+    #[cfg(test)]
+    fn compile_at(source: &str, seconds: i64) -> Result<Self, TemplateError> {
+        let how = (Strictness::Lenient, clock::Clock::Still(seconds));
+        Program::compile_with(NAME, source, MOST_BYTES, how).map(Self).map_err(TemplateError)
     }
 }
 
+#[cfg(test)]
+mod comparison;
 #[cfg(test)]
 mod tests;

@@ -6,11 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use minijinja::machinery::{Instruction, Instructions, get_compiled_template};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
+use minijinja::value::{Rest, Value};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 use serde::Serialize;
 
-use super::{clock, python};
+use super::clock::Clock;
+use super::python;
 
 /// Longest template that settings may give, in bytes.
 pub const MOST_OVERRIDE_BYTES: usize = 16 << 10;
@@ -95,11 +96,20 @@ impl Program {
         limit: usize,
         strictness: Strictness,
     ) -> Result<Self, ProgramError> {
+        Self::compile_with(name, source, limit, (strictness, Clock::System))
+    }
+
+    pub(super) fn compile_with(
+        name: &str,
+        source: &str,
+        limit: usize,
+        (strictness, clock): (Strictness, Clock),
+    ) -> Result<Self, ProgramError> {
         if source.len() > limit {
             return Err(ProgramError::TooLarge { bytes: source.len(), limit });
         }
         let syntax = |error: minijinja::Error| ProgramError::Syntax(error.to_string());
-        let mut environment = environment(strictness).map_err(syntax)?;
+        let mut environment = environment(strictness, clock).map_err(syntax)?;
         let source = python::without_generation_marks(source).into_owned();
         let name = name.to_owned();
         let compiled = on_own_stack(move || {
@@ -217,7 +227,7 @@ fn numbered<'part>(
     (0..).map_while(|number| Some((number, part.get(number)?)))
 }
 
-fn environment(strictness: Strictness) -> Result<Environment<'static>, minijinja::Error> {
+fn environment(strictness: Strictness, clock: Clock) -> Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_undefined_behavior(match strictness {
@@ -225,15 +235,25 @@ fn environment(strictness: Strictness) -> Result<Environment<'static>, minijinja
         Strictness::Strict => UndefinedBehavior::Strict,
     });
     environment.set_auto_escape_callback(|_name| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(python::call);
     environment.set_recursion_limit(DEEPEST_CALL);
     environment.set_fuel(Some(FUEL));
     // Only so do errors name what is undefined. What else they then know is not told.
     environment.set_debug(strictness == Strictness::Strict);
     environment.remove_global("debug");
     environment.add_function("raise_exception", raise_exception);
-    environment.add_function("strftime_now", |format: &str| clock::now(format));
+    environment.add_function("strftime_now", move |format: &str| clock.now(format));
+    environment.set_formatter(python::print);
+    environment.add_filter("string", python::string);
     environment.add_filter("tojson", python::tojson);
+    environment.add_filter("int", python::int);
+    environment.add_filter("float", python::float);
+    environment.add_filter("attr", python::attr);
+    environment.add_test("iterable", python::is_iterable);
+    environment.add_test("sequence", python::is_sequence);
+    environment.add_test("callable", python::is_callable);
+    environment.add_function("cycler", |Rest(items): Rest<Value>| minijinja_contrib::globals::cycler(items));
+    environment.add_function("joiner", minijinja_contrib::globals::joiner);
     Ok(environment)
 }
 

@@ -33,7 +33,7 @@ fn a_common_template_renders_as_in_python() {
 
 #[test]
 fn what_transformers_gives_is_there() {
-    assert_eq!(render("{{ nothing }}{{ messages[0].missing }}{{ tools is defined }}").unwrap(), "False");
+    assert_eq!(render("{{ nothing }}{{ messages[0].missing }}{{ tools is none }}").unwrap(), "True");
     assert_eq!(render("{{ messages | tojson }}").unwrap(), r#"[{"role": "user", "content": " Hi <b> "}]"#);
     assert_eq!(
         render(r#"{{ {"a": "\\u003c'"} | tojson(indent=1) }}"#).unwrap(),
@@ -72,6 +72,19 @@ fn a_template_that_loops_recurses_or_is_huge_is_stopped() {
         let error = render(endless).unwrap_err();
         assert!(matches!(error, ProgramError::Endless | ProgramError::Failed(_)), "{endless}: {error}");
     }
+    // A list that is its own half, sixty times over.
+    let shared =
+        "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+    for written in
+        ["{{ ns.x }}", "{{ ns.x | string }}", "{{ ns.x | tojson }}", "{{ ns.x | tojson(indent=4) }}"]
+    {
+        let error = render(&format!("{shared}{written}")).unwrap_err();
+        assert!(matches!(error, ProgramError::Endless | ProgramError::Failed(_)), "{written}: {error}");
+    }
+    assert!(
+        render("{{ 1 | tojson(indent=999999999) }}").is_err()
+            && render("{{ '1'.zfill(999999999) }}").is_err()
+    );
     let recursion = "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}";
     assert!(matches!(render(recursion), Err(ProgramError::Failed(_) | ProgramError::Endless)));
     let both = "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}";
