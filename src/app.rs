@@ -143,6 +143,7 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
             request_timeout: settings.listen.request_timeout,
             step_timeout: settings.engine.step_timeout,
             metrics_on_api: settings.listen.metrics_on_api,
+            playground: settings.listen.playground,
         },
     });
 

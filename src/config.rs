@@ -81,6 +81,9 @@ pub struct ListenSettings {
     /// Whether the API address serves /metrics too.
     #[arg(long, env = "INFERENCE_METRICS_ON_API", default_value = "true", value_name = "BOOL", action = clap::ArgAction::Set)]
     pub metrics_on_api: bool,
+    /// Whether the API address serves a page at / on which a person can try the models.
+    #[arg(long, env = "INFERENCE_PLAYGROUND", default_value = "true", value_name = "BOOL", action = clap::ArgAction::Set)]
+    pub playground: bool,
     /// Largest request body, in bytes.
     #[arg(long, env = "INFERENCE_MAX_BODY_BYTES", default_value = "2097152", value_name = "BYTES")]
     pub max_body_bytes: usize,

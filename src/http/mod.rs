@@ -15,6 +15,7 @@ pub mod openapi;
 mod ops;
 mod panics;
 mod parameters;
+mod playground;
 mod refusals;
 mod request_id;
 mod sse;
@@ -65,11 +66,14 @@ pub struct HttpLimits {
     pub step_timeout: Duration,
     /// Whether the API listener serves `/metrics`.
     pub metrics_on_api: bool,
+    /// Whether the API listener serves a page for trying the models.
+    pub playground: bool,
 }
 
 /// Everything a client needs.
 pub fn api_router(api: &Arc<Api>) -> Router {
     let (routes, document) = api_routes(api.limits.metrics_on_api);
+    let routes = if api.limits.playground { routes.merge(playground::routes()) } else { routes };
     let routes = routes
         .merge(oip::routes())
         .merge(tgi::routes())

@@ -28,6 +28,7 @@ mod native_lists;
 mod oip;
 mod openai;
 mod openapi;
+mod playground;
 mod private_servers;
 mod probes;
 mod seeds;
