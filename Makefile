@@ -34,7 +34,8 @@ HELM ?= prepared/tools/helm
 
 .DEFAULT_GOAL := help
 .PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick formats soak \
-	generate clean chart-test chat-fixtures openapi-test e2e image image-check chart-package sbom deny release-check release
+	generate clean browser-test playground-image chart-test chat-fixtures openapi-test e2e image image-check chart-package sbom deny \
+	release-check release
 
 help: ## Print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +87,15 @@ cluster-test: ## Run the tests against a real etcd and kube-apiserver (part of `
 openapi-test: ## Send requests made of the OpenAPI document to a tiny model (OPENAPI_EXAMPLES=500, OPENAPI_SEED=2 for others)
 	@$(PYTHON) scripts/prepare.py library tiny python-tests
 	OPENAPI_EXAMPLES=$${OPENAPI_EXAMPLES:-100} $(CARGO) test --locked --features failpoints --test integration openapi:: -- --nocapture
+
+browser-test: ## Try the playground in a real Chromium (CHROMIUM=program; on Debian: apt-get install chromium)
+	@$(PYTHON) scripts/prepare.py library model python-browser
+	$(CARGO) build --locked --features failpoints --quiet
+	$(VENV_PYTHON) -m unittest discover --start-directory tests/browser
+
+playground-image: build ## Take the README's picture of the playground
+	@$(PYTHON) scripts/prepare.py library model python-browser
+	INFERENCE_GATEWAY_EXECUTABLE=target/release/inference-gateway $(VENV_PYTHON) tests/browser/image.py docs/images/playground.png
 
 e2e: ## Try image and chart on a real node, as root (STEPS="env crd" for parts, STEPS=list names them; E2E_FLAGS)
 	@$(PYTHON) scripts/prepare.py library tiny kubernetes node tools

@@ -8,6 +8,7 @@
     tiny           prepared/tiny/NAME/
     python-chat    prepared/venv/ with what `make chat-fixtures` imports
     python-formats prepared/venv/ with what `make formats` imports
+    python-browser prepared/venv/ with what `make browser-test` imports
     python-tests   prepared/venv/ with what the Python tests and the benchmark import
     kubernetes     prepared/kubernetes/ with etcd, kube-apiserver, kube-controller-manager (needs Go)
     tools          prepared/tools/ with helm, kubeconform, promtool, prometheus (needs Go),
@@ -50,7 +51,9 @@ from preparation.tools import prepare_tools
 from preparation.wheels import Downloader, fetch, notice_in_cache, pip_downloader
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-TARGETS = ("library", "model", "tiny", "python-tests", "python-chat", "python-formats", "kubernetes", "tools", "node")
+TARGETS = (
+    "library", "model", "tiny", "python-tests", "python-chat", "python-formats", "python-browser", "kubernetes", "tools", "node",
+)  # fmt: skip
 MODEL_MEBIBYTES = {"w8a8": 170, "int8": 160, "fp32": 560}
 
 
@@ -204,7 +207,8 @@ def main() -> int:
         results += [_model_result(precision) for precision in dict.fromkeys(wanted.precision)]
     for_python = {"python-tests", "tools"} & set(wanted.targets)
     parts = ["tests", "clients", "formats", "openapi"] if for_python else []
-    parts += [part for part in ("formats", "chat") if f"python-{part}" in wanted.targets and part not in parts]
+    others = ("formats", "chat", "browser")
+    parts += [part for part in others if f"python-{part}" in wanted.targets and part not in parts]
     requirements = [f"requirements-{part}.txt" for part in parts]
     if requirements:
         requirements.insert(0, "requirements.txt")

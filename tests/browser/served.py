@@ -1,0 +1,95 @@
+"""A gateway that serves a real model, and a browser that looks at it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from playwright.sync_api import Browser, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = ROOT / "prepared" / "models" / "smollm2-135m-instruct-w8a8"
+MODEL_NAME = "smollm2-135m-instruct"
+PATIENCE_SECONDS = 60
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def chromium() -> str:
+    """The browser: what CHROMIUM names, or what is on the path."""
+    wanted = os.environ.get("CHROMIUM")
+    found = shutil.which(wanted) if wanted else next(filter(None, map(shutil.which, NAMES)), None)
+    if not found:
+        raise RuntimeError(
+            f"there is no browser {wanted}: CHROMIUM names the program"
+            if wanted
+            else "there is no Chromium: `apt-get install chromium`, or set CHROMIUM to the program of one"
+        )
+    return found
+
+
+@contextmanager
+def gateway(*flags: str) -> Iterator[str]:
+    """The address of a gateway that answers, on ports of the system's choice."""
+    executable = Path(
+        os.environ.get("INFERENCE_GATEWAY_EXECUTABLE", ROOT / "target" / "debug" / "inference-gateway")
+    ).resolve()
+    for path in (executable, MODEL):
+        if not path.exists():
+            raise RuntimeError(f"{path} is missing: run `make browser-test`")
+    addresses = [f"--{name}-address=127.0.0.1:0" for name in ("listen", "ops", "admin")]
+    own = [f"--default-model-name={MODEL_NAME}", f"--default-model-path={MODEL}", "--log-format=json"]
+    with TemporaryFile("w+") as log:
+        process = subprocess.Popen([executable, *addresses, *own, *flags], stderr=log, cwd=ROOT)
+        try:
+            yield _address(process, log)
+        finally:
+            process.terminate()
+            process.wait(PATIENCE_SECONDS)
+
+
+def _address(process: subprocess.Popen[bytes], log) -> str:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        log.seek(0)
+        lines = [json.loads(line) for line in log.read().splitlines() if line.endswith("}")]
+        api = [line["api"] for line in lines if line.get("message") == "listening"]
+        if api and any(line.get("message") == "model ready" for line in lines):
+            return f"http://{api[0]}"
+        time.sleep(0.05)
+    log.seek(0)
+    raise RuntimeError(f"the gateway did not get ready:\n{log.read()}")
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    """A Chromium without a window."""
+    with sync_playwright() as playwright:
+        # A container's /dev/shm is small.
+        arguments = ["--disable-dev-shm-usage"]
+        launched = playwright.chromium.launch(executable_path=chromium(), args=arguments)
+        try:
+            yield launched
+        finally:
+            launched.close()
+
+
+def sample(url: str, name_and_labels: str) -> float:
+    """The value of a metric; 0 when it is not there yet."""
+    with urllib.request.urlopen(f"{url}/metrics") as answer:
+        text = answer.read().decode()
+    found = re.search(rf"^{re.escape(name_and_labels)} (\S+)", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def ask(url: str, path: str, body: dict) -> dict:
+    """An answer of the API."""
+    request = urllib.request.Request(f"{url}{path}", json.dumps(body).encode())
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer)
