@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory
 
 from playwright.sync_api import Browser, sync_playwright
 
@@ -45,8 +45,10 @@ def gateway(*flags: str) -> Iterator[str]:
             raise RuntimeError(f"{path} is missing: run `make browser-test`")
     addresses = [f"--{name}-address=127.0.0.1:0" for name in ("listen", "ops", "admin")]
     own = [f"--default-model-name={MODEL_NAME}", f"--default-model-path={MODEL}", "--log-format=json"]
-    with TemporaryFile("w+") as log:
-        process = subprocess.Popen([executable, *addresses, *own, *flags], stderr=log, cwd=ROOT)
+    with TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen([executable, *addresses, *own, *flags], stderr=stderr, cwd=ROOT)
         try:
             yield _address(process, log)
         finally:
@@ -54,17 +56,16 @@ def gateway(*flags: str) -> Iterator[str]:
             process.wait(PATIENCE_SECONDS)
 
 
-def _address(process: subprocess.Popen[bytes], log) -> str:
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        log.seek(0)
-        lines = [json.loads(line) for line in log.read().splitlines() if line.endswith("}")]
-        api = [line["api"] for line in lines if line.get("message") == "listening"]
-        if api and any(line.get("message") == "model ready" for line in lines):
+        # The last one may not be whole yet.
+        lines = [json.loads(line) for line in log.read_text().split("\n")[:-1]]
+        api = [line["api"] for line in lines if line["message"] == "listening"]
+        if api and any(line["message"] == "model ready" for line in lines):
             return f"http://{api[0]}"
         time.sleep(0.05)
-    log.seek(0)
-    raise RuntimeError(f"the gateway did not get ready:\n{log.read()}")
+    raise RuntimeError(f"the gateway did not get ready:\n{log.read_text()}")
 
 
 @contextmanager
