@@ -75,8 +75,6 @@ pub fn api_router(api: &Arc<Api>) -> Router {
     let (routes, document) = api_routes(api.limits.metrics_on_api);
     let routes = if api.limits.playground { routes.merge(playground::routes()) } else { routes };
     let routes = routes
-        .merge(oip::routes())
-        .merge(tgi::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(Extension(openapi::Served::new(&document)))
@@ -89,7 +87,8 @@ pub fn api_router(api: &Arc<Api>) -> Router {
 
 /// The routes of the API listener, and the document that describes them.
 fn api_routes(with_metrics: bool) -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
-    let routes = openapi::router().merge(native::routes()).merge(openai::routes()).merge(ops::probes());
+    let routes = openapi::router().merge(native::routes()).merge(openai::routes());
+    let routes = routes.merge(oip::routes()).merge(tgi::routes()).merge(ops::probes());
     let routes = if with_metrics { routes.merge(ops::measured()) } else { routes };
     let (routes, document) = routes.merge(openapi::routes()).split_for_parts();
     (routes, openapi::complete(document))

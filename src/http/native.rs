@@ -28,7 +28,7 @@ mod prompts;
 
 pub(super) use self::operation::routes;
 
-pub(super) use self::format::NativeFormat;
+pub(super) use self::format::{NativeFormat, described as described_format};
 pub use self::local::{LocalAnswer, LocalError, LocalPrompt, LocalRequest, Summary};
 use self::logprobs::LogprobsOfToken;
 use self::prompts::{CheckedPrompts, PromptFields};
@@ -49,7 +49,7 @@ use crate::generate::{
 /// Tokens that are generated when the request does not say, if the context has room for them.
 const DEFAULT_MAX_TOKENS: usize = 50;
 
-/// What to continue, and how. Only `text` is required; a field that is `null` counts as not given.
+/// What to continue, and how. Required is `text`, or a `template` in its place; a field that is `null` counts as not given.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NativeRequest {

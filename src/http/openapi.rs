@@ -4,7 +4,8 @@
 //! what is described are one thing. Each dialect describes itself, next to its types:
 //!
 //! ```text
-//! native/operation.rs, openai/operations.rs, ops.rs   #[utoipa::path] on handlers: answers, examples
+//! native/operation.rs, openai/operations.rs, oip/operations.rs, tgi/operations.rs, ops.rs
+//!                                                     #[utoipa::path] on handlers: answers, examples
 //! the types of requests and answers                   #[derive(ToSchema)]
 //! parameters/schemas.rs                               fields that dialects share, with the bounds that are checked
 //!     └─▶ http::api_routes ─▶ here: what holds for all ─▶ /openapi.json, /docs, `inference-gateway openapi`
@@ -27,12 +28,16 @@ use utoipa_axum::routes;
 
 use super::Api;
 use super::error::ErrorBody as NativeError;
+use super::oip::ErrorBody as OipError;
 use super::openai::ErrorBody as OpenAiError;
 use super::request_id;
+use super::tgi::ErrorBody as TgiError;
 
 /// The groups of operations.
 pub(super) const NATIVE: &str = "Inference";
 pub(super) const OPENAI: &str = "OpenAI";
+pub(super) const OIP: &str = "Open Inference Protocol";
+pub(super) const TGI: &str = "Text Generation Inference";
 pub(super) const OPS: &str = "Operations";
 pub(super) const ABOUT: &str = "About";
 
@@ -49,11 +54,13 @@ const EXAMPLE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
     tags(
         (name = NATIVE, description = "The gateway's own API"),
         (name = OPENAI, description = "What clients of the OpenAI API ask for"),
+        (name = OIP, description = "Version 2 of the protocol, with its generate extension"),
+        (name = TGI, description = "What clients of TGI ask for; no field names a model, so they speak to the only one"),
         (name = OPS, description = "Probes and metrics; also on an address of their own, where load cannot fail them"),
         (name = ABOUT, description = "This description"),
     ),
     // What answers mention is found by itself, except in `IntoResponses`.
-    components(schemas(NativeError, OpenAiError)),
+    components(schemas(NativeError, OpenAiError, OipError, TgiError)),
 )]
 struct Head;
 

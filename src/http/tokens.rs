@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::engine::{EngineError, TokenId};
 use crate::generate::{Delta, GenerateError, Generation, Generations, LikelyToken, PickedToken, Whole};
@@ -11,15 +12,17 @@ use crate::generate::{Delta, GenerateError, Generation, Generations, LikelyToken
 /// What is told of a token that the model rules out: JSON has no infinity.
 pub(super) const LEAST: f32 = -9999.0;
 
-/// `{"id", "text", "logprob", "special"}`
-#[derive(Debug, Clone, Serialize)]
+/// A token and the natural logarithm of its probability, as the model sees it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = GeneratedToken)]
 pub(super) struct Token {
+    #[schema(value_type = u32)]
     pub(super) id: TokenId,
     /// What it brings to the text, so that the texts of all tokens are the text: empty where it is a part of a character, or
     /// of what may become a stop text, which comes with a later one. That of a special token is its name.
     pub(super) text: String,
     pub(super) logprob: f32,
-    /// Whether it is no part of the text.
+    /// Whether it is no part of the text
     pub(super) special: bool,
 }
 

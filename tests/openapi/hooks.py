@@ -6,6 +6,7 @@ import schemathesis
 from schemathesis.generation import GenerationMode
 
 STREAM = "text/event-stream"
+MODEL = "tiny"
 # The tiny model's vocabulary, and tokens that take no time.
 VOCABULARY = 256
 MOST_TOKENS = 24
@@ -37,6 +38,8 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
     """Makes requests that the document allows such that this model takes more of them."""
     del context, kwargs
     is_right = case.meta is not None and case.meta.generation.mode == GenerationMode.POSITIVE
+    if is_right and "name" in (case.path_parameters or {}):
+        case.path_parameters["name"] = MODEL
     if is_right and isinstance(case.body, dict):
         case.body = {name: _accepted(name, value) for name, value in case.body.items()}
 
@@ -44,7 +47,9 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
 def _accepted(name: str, value: Any) -> Any:
     if name == "model":
         return None
-    if name in ("max_tokens", "max_completion_tokens") and value is not None:
+    if name == "parameters" and isinstance(value, dict):
+        return {name: _accepted(name, value) for name, value in value.items()}
+    if name in ("max_tokens", "max_completion_tokens", "max_new_tokens") and value is not None:
         return MOST_TOKENS
     if name == "logit_bias" and value is not None:
         return {str(int(token) % VOCABULARY): bias for token, bias in value.items()}

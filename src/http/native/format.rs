@@ -43,7 +43,7 @@ fn any_schema() -> Object {
 }
 
 /// The schema of the kinds, which take no other fields; or `null`.
-pub(super) fn described() -> RefOr<Schema> {
+pub(in crate::http) fn described() -> RefOr<Schema> {
     let mut schema = NativeFormat::schema();
     if let RefOr::T(Schema::OneOf(kinds)) = &mut schema {
         for kind in &mut kinds.items {

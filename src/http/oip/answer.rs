@@ -3,40 +3,80 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::{ToSchema, openapi};
 
 use super::errors;
 use crate::generate::{Delta, EndReason, Generations};
 use crate::http::error::ApiError;
+use crate::http::parameters::schemas::{optional_word, word};
 use crate::http::request_id::RequestId;
 use crate::http::sse::{self, Moment};
 use crate::http::tokens::{self, Token, Tokens, ToldToken};
 
-/// `{"id", "model_name", "model_version", "text_output", "details"}`, also of an event.
-#[derive(Debug, Serialize)]
-struct GenerateResponse<'a, D> {
-    /// That of the request, if it has one.
+/// What an answer and an event have in common.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OipOutput)]
+struct Output<'a> {
+    /// That of the request, if it has one
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     id: Option<&'a str>,
     model_name: &'a str,
+    /// The revision that answered
     model_version: &'a str,
+    /// What continues the text; in an event the next piece of it
     text_output: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    details: Option<D>,
 }
 
-/// `{"finish_reason", "logprobs"}`
-#[derive(Debug, Serialize)]
+/// What a text is answered with.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OipGenerateResponse)]
+pub(super) struct GenerateResponse<'a> {
+    #[serde(flatten)]
+    output: Output<'a>,
+    /// If they are asked for
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    details: Option<Details>,
+}
+
+/// A piece of a text; with `details` a token of it.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OipGenerateEvent)]
+pub(super) struct GenerateEvent<'a> {
+    #[serde(flatten)]
+    output: Output<'a>,
+    /// If they are asked for
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    details: Option<StreamDetails>,
+}
+
+/// Why the text ended, and its tokens.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OipDetails)]
 struct Details {
+    #[schema(schema_with = described_reason)]
     finish_reason: &'static str,
     logprobs: Vec<Token>,
 }
 
-/// `{"finish_reason", "token"}`
-#[derive(Debug, Serialize)]
+/// A token; with the last one why the text ended.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OipStreamDetails)]
 struct StreamDetails {
     /// `null` but with the last token: until then there is none.
+    #[schema(schema_with = described_last_reason, required)]
     finish_reason: Option<&'static str>,
     token: Token,
+}
+
+fn described_reason() -> openapi::Object {
+    word(REASONS).build()
+}
+
+fn described_last_reason() -> openapi::Object {
+    optional_word(REASONS).description(Some("`null` before the last token")).build()
 }
 
 /// An answer in the making.
@@ -61,7 +101,7 @@ impl Answer {
             finish_reason: finish_reason(whole.reason),
             logprobs: told.into_iter().map(|told| told.token).collect(),
         });
-        Ok(Json(self.response(whole.text, details)).into_response())
+        Ok(Json(GenerateResponse { output: self.output(whole.text), details }).into_response())
     }
 
     /// Tells each piece as it comes; with details each token.
@@ -104,19 +144,23 @@ impl Answer {
     }
 
     fn event(&self, text_output: String, details: Option<StreamDetails>) -> String {
-        sse::data(&self.response(text_output, details))
+        sse::data(&GenerateEvent { output: self.output(text_output), details })
     }
 
-    fn response<D>(&self, text_output: String, details: Option<D>) -> GenerateResponse<'_, D> {
+    fn output(&self, text_output: String) -> Output<'_> {
         let Self { id, model_name, model_version, details: _ } = self;
-        GenerateResponse { id: id.as_deref(), model_name, model_version, text_output, details }
+        Output { id: id.as_deref(), model_name, model_version, text_output }
     }
 }
 
+/// What [`finish_reason`] says.
+const REASONS: [&str; 3] = ["eos_token", "stop_sequence", "length"];
+
 fn finish_reason(reason: EndReason) -> &'static str {
+    let [end_of_text, stop, length] = REASONS;
     match reason {
-        EndReason::EndOfText => "eos_token",
-        EndReason::Stop => "stop_sequence",
-        EndReason::Length => "length",
+        EndReason::EndOfText => end_of_text,
+        EndReason::Stop => stop,
+        EndReason::Length => length,
     }
 }

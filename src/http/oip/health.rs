@@ -7,60 +7,98 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::check_version;
 use super::path::ModelPath;
 use crate::http::error::ApiError;
 use crate::http::known::{model_named, model_to_ask};
+use crate::http::openapi::OIP;
 use crate::http::{Api, ops};
 use crate::model::Snapshot;
 
-/// `{"live"}`, also of readiness: the specification has this name for both.
-#[derive(Debug, Serialize)]
+/// Also of readiness: the specification has this name for both.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OipLive)]
 struct Live {
     live: bool,
 }
 
-/// `{"name", "version", "extensions"}`
-#[derive(Debug, Serialize)]
+/// What serves.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OipServer)]
 pub(super) struct ServerMetadata {
     name: &'static str,
     version: &'static str,
+    #[schema(value_type = Vec<String>)]
     extensions: [&'static str; 1],
 }
 
-/// `{"name", "versions", "platform", "inputs", "outputs"}`
-#[derive(Debug, Serialize)]
-struct ModelMetadata<'a> {
+/// What a model takes and answers.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OipModel)]
+pub(super) struct ModelMetadata<'a> {
+    /// As it was asked for
     name: &'a str,
-    /// The one that answers.
+    /// The revision that answers
+    #[schema(value_type = Vec<String>)]
     versions: [&'a str; 1],
     platform: &'static str,
+    #[schema(value_type = Vec<Tensor>)]
     inputs: [Tensor; 1],
+    #[schema(value_type = Vec<Tensor>)]
     outputs: [Tensor; 1],
 }
 
-/// `{"name", "datatype", "shape"}`
-#[derive(Debug, Serialize)]
+/// A text that a model takes or answers.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OipTensor)]
 struct Tensor {
     name: &'static str,
     datatype: &'static str,
+    #[schema(value_type = Vec<i64>)]
     shape: [i64; 1],
 }
 
-/// `{"name", "ready"}`
-#[derive(Debug, Serialize)]
-struct ModelReady<'a> {
+/// Whether a model answers.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OipModelReady)]
+pub(super) struct ModelReady<'a> {
+    /// As it was asked for
     name: &'a str,
     ready: bool,
 }
 
-/// `GET /v2/health/live`: as `/livez`.
+/// Whether the server is alive
+///
+/// As `/livez`.
+#[utoipa::path(
+    get,
+    path = "/v2/health/live",
+    operation_id = "oip_live",
+    tag = OIP,
+    responses(
+        (status = 200, description = "It is", body = Live, example = json!({"live": true})),
+        (status = 503, description = "An engine is stuck", body = Live, example = json!({"live": false})),
+    ),
+)]
 pub(super) async fn live(State(api): State<Arc<Api>>) -> Response {
     told(ops::stuck_for_good(&api).is_empty())
 }
 
-/// `GET /v2/health/ready`: as `/readyz`, and all models can answer.
+/// Whether all models answer
+///
+/// As `/readyz`, and no model is left out.
+#[utoipa::path(
+    get,
+    path = "/v2/health/ready",
+    operation_id = "oip_ready",
+    tag = OIP,
+    responses(
+        (status = 200, description = "They do", body = Live, example = json!({"live": true})),
+        (status = 503, description = "One does not, or the process is ending", body = Live, example = json!({"live": false})),
+    ),
+)]
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> Response {
     let readiness = ops::readiness(&api);
     told(readiness.ready && readiness.models.iter().all(|model| model.answers == Some(true)))
@@ -74,7 +112,19 @@ fn status(is_well: bool) -> StatusCode {
     if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-/// `GET /v2`
+/// What serves
+#[utoipa::path(
+    get,
+    path = "/v2",
+    operation_id = "oip_server",
+    tag = OIP,
+    responses((
+        status = 200,
+        description = "Name and version of the server, and what it has beside the protocol",
+        body = ServerMetadata,
+        example = json!({"name": "inference-gateway", "version": "1.0.0", "extensions": ["generate"]}),
+    )),
+)]
 pub(super) async fn server() -> Json<ServerMetadata> {
     Json(ServerMetadata {
         name: "inference-gateway",

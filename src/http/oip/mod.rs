@@ -1,6 +1,7 @@
 //! The Open Inference Protocol, version 2, with its generate extension: below `/v2`.
 //!
 //! ```text
+//! operations.rs             the routes, and how they are described
 //! health.rs                 live, ready, the server, models: what is known, no model is asked
 //! request.rs ─▶ Input ─▶ generate::start ─▶ Generations ─▶ answer.rs   one body, or an event for each piece
 //! ```
@@ -10,21 +11,23 @@
 //! From: Open Inference Protocol, `inference_rest.md` and `generate_rest.yaml`; Triton, `extension_generate.md`.
 
 mod answer;
+mod described;
 mod errors;
 mod health;
+mod operations;
 mod path;
 mod request;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
 use axum::extract::{Extension, Path, Request, State};
+use axum::http::header::ALLOW;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 
-pub(super) use errors::{body, status};
+pub(super) use errors::{ErrorBody, body, status};
+pub(super) use operations::routes;
 
 use self::answer::Answer;
 use self::path::{ModelPath, Wanted};
@@ -35,15 +38,6 @@ use super::{Api, json};
 use crate::generate;
 use crate::model::ModelName;
 
-/// The routes of the dialect.
-pub(super) fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/v2", get(health::server))
-        .route("/v2/health/live", get(health::live))
-        .route("/v2/health/ready", get(health::ready))
-        .route("/v2/models/{*path}", get(of_model).post(of_model))
-}
-
 /// Everything below `/v2/models/`.
 async fn of_model(
     State(api): State<Arc<Api>>,
@@ -53,22 +47,30 @@ async fn of_model(
 ) -> Response {
     let started = Instant::now();
     let path = ModelPath::parse(&path);
-    let is_get = *request.method() != Method::POST;
-    let answer = match (path.wanted, is_get) {
-        (Wanted::Metadata, true) => health::model(&api, &path),
-        (Wanted::Ready, true) => health::model_ready(&api, &path),
-        (Wanted::Infer, false) => Err(no_tensors(&path)),
-        (Wanted::Generate, false) => generated(&api, &path, request, started, None).await,
-        (Wanted::GenerateStream, false) => {
-            generated(&api, &path, request, started, Some(request_id.clone())).await
-        }
-        (Wanted::Metadata | Wanted::Ready, false)
-        | (Wanted::Infer | Wanted::Generate | Wanted::GenerateStream, true) => {
-            let message = format!("{} is not allowed here", request.method());
-            Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message))
+    let method = request.method();
+    if !path.wanted.methods().contains(method) {
+        return wrong_method(method, path.wanted, &request_id);
+    }
+    let answer = match path.wanted {
+        Wanted::Metadata => operations::model(&api, &path),
+        Wanted::Ready => operations::model_ready(&api, &path),
+        Wanted::Infer => Err(no_tensors(&path)),
+        Wanted::Generate => operations::generate(&api, &path, request, started).await,
+        Wanted::GenerateStream => {
+            operations::generate_stream(&api, &path, request, started, request_id.clone()).await
         }
     };
     answer.unwrap_or_else(|error| error.respond_in(Dialect::OpenInference, &request_id))
+}
+
+/// The router sees one path for all that is asked of models, so the methods are told here.
+fn wrong_method(method: &Method, wanted: Wanted, request_id: &RequestId) -> Response {
+    let message = format!("{method} is not allowed here");
+    let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+    let allowed = wanted.methods().iter().map(Method::as_str).collect::<Vec<_>>().join(",");
+    let mut response = error.respond_in(Dialect::OpenInference, request_id);
+    response.headers_mut().insert(ALLOW, HeaderValue::from_str(&allowed).expect("methods are plain"));
+    response
 }
 
 /// Answers with a stream where it is told the request's id.

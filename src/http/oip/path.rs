@@ -1,5 +1,7 @@
 //! What a path below `/v2/models/` asks for. A model's name may have slashes, so it is read from its end.
 
+use axum::http::Method;
+
 /// `{name}[/versions/{version}][/ready|/infer|/generate|/generate_stream]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ModelPath {
@@ -16,6 +18,16 @@ pub(super) enum Wanted {
     Infer,
     Generate,
     GenerateStream,
+}
+
+impl Wanted {
+    /// How it is asked for.
+    pub(super) fn methods(self) -> &'static [Method] {
+        match self {
+            Self::Metadata | Self::Ready => &[Method::GET, Method::HEAD],
+            Self::Infer | Self::Generate | Self::GenerateStream => &[Method::POST],
+        }
+    }
 }
 
 impl ModelPath {

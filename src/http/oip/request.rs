@@ -7,21 +7,23 @@ use std::fmt;
 use serde::de::value::MapDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
+use utoipa::ToSchema;
 
+use super::described;
 use crate::generate::{Format, Input, MaxTokens, Prompt};
 use crate::http::error::ApiError;
-use crate::http::native::NativeFormat;
+use crate::http::native::{NativeFormat, described_format};
 use crate::http::parameters::{
-    LogitBias, SamplingFields, Texts, check_stream, checked_max_tokens, checked_stop, made_seed,
+    LogitBias, SamplingFields, Texts, check_stream, checked_max_tokens, checked_stop, made_seed, schemas,
 };
 use crate::http::refusals::only;
 
 /// Tokens that are generated when the request does not say, if the context has room for them.
 ///
 /// From: Open Inference Protocol, `generate_rest.yaml`, `max_tokens`
-const DEFAULT_MAX_TOKENS: usize = 20;
+pub(super) const DEFAULT_MAX_TOKENS: usize = 20;
 
-/// The request as it comes.
+/// The request as it comes; `described.rs` says how its schema is made of that of its parameters.
 #[derive(Debug)]
 pub(super) struct GenerateRequest {
     text_input: String,
@@ -29,25 +31,42 @@ pub(super) struct GenerateRequest {
     parameters: Parameters,
 }
 
-/// Its parameters; `None` and `null` mean the default.
-#[derive(Debug, serde::Deserialize)]
+/// How to continue the text. A field that is `null` counts as not given.
+#[derive(Debug, serde::Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Parameters {
+#[schema(as = OipParameters)]
+pub(super) struct Parameters {
+    #[schema(schema_with = schemas::temperature)]
     temperature: Option<f64>,
+    #[schema(schema_with = schemas::top_p)]
     top_p: Option<f64>,
+    #[schema(schema_with = described::max_tokens)]
     max_tokens: Option<u64>,
+    #[schema(schema_with = schemas::stop)]
     stop: Option<Texts>,
+    #[schema(schema_with = described::details)]
     details: Option<bool>,
+    #[schema(schema_with = schemas::top_k)]
     top_k: Option<u32>,
+    #[schema(schema_with = schemas::min_p)]
     min_p: Option<f64>,
+    #[schema(schema_with = schemas::repetition_penalty)]
     repetition_penalty: Option<f64>,
+    #[schema(schema_with = schemas::presence_penalty)]
     presence_penalty: Option<f64>,
+    #[schema(schema_with = schemas::frequency_penalty)]
     frequency_penalty: Option<f64>,
+    #[schema(schema_with = schemas::logit_bias)]
     logit_bias: Option<LogitBias>,
+    #[schema(schema_with = schemas::seed)]
     seed: Option<u64>,
+    #[schema(schema_with = schemas::ignore_eos)]
     ignore_eos: Option<bool>,
+    #[schema(schema_with = described_format)]
     format: Option<NativeFormat>,
+    #[schema(schema_with = described::stream)]
     stream: Option<bool>,
+    #[schema(schema_with = described::exclude_input)]
     exclude_input_in_output: Option<bool>,
 }
 

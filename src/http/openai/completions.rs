@@ -60,7 +60,7 @@ pub(super) struct CompletionRequest {
     stop: Option<Texts>,
     #[schema(schema_with = schemas::stop_token_ids)]
     stop_token_ids: Option<Vec<u64>>,
-    #[schema(schema_with = described::only_false)]
+    #[schema(schema_with = schemas::only_false)]
     include_stop_str_in_output: Option<bool>,
     #[schema(schema_with = schemas::ignore_eos)]
     ignore_eos: Option<bool>,
@@ -72,7 +72,7 @@ pub(super) struct CompletionRequest {
     stream_options: Option<StreamOptions>,
     response_format: Option<ResponseFormat>,
     structured_outputs: Option<StructuredOutputs>,
-    #[schema(schema_with = described::only_false)]
+    #[schema(schema_with = schemas::only_false)]
     store: Option<bool>,
     #[schema(schema_with = described::service_tier)]
     service_tier: Option<String>,

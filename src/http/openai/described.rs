@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::marker::PhantomData;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use utoipa::openapi::schema::{
     Array, ArrayBuilder, Object, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type,
 };
@@ -72,15 +72,6 @@ pub(super) fn completion_logprobs() -> Object {
     )
 }
 
-/// A switch that can only be off.
-pub(super) fn only_false() -> Object {
-    optional(Type::Boolean)
-        .enum_values(Some([false.into(), Value::Null]))
-        .description(Some("Only `false`: this gateway has none of it"))
-        .default(Some(false.into()))
-        .build()
-}
-
 pub(super) fn service_tier() -> Object {
     optional_word(["auto", "default"])
         .description(Some("Changes nothing here"))
@@ -141,8 +132,8 @@ pub(super) fn assistant() -> Object {
 pub(super) fn finish_reason() -> Object {
     optional_word(["stop", "length", "tool_calls"])
         .description(Some(
-            "`stop`: the model ended its text, or a stop text or stop token came. `length`: the limit was reached. `null` in \
-             chunks before the last of a choice",
+            "`stop`: the model ended its text, or a stop text or stop token came. `length`: the limit was reached. \
+             `tool_calls`: the model wants functions called. `null` in chunks before the last of a choice",
         ))
         .build()
 }

@@ -5,14 +5,14 @@ use std::fmt;
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 use utoipa::ToSchema;
 
+use super::Names;
 use super::format::{FormatField, ResponseFormat, StructuredOutputs, checked_format};
 use super::refusals::{Unsupported, only, refuse};
-use super::{Names, described};
 use crate::engine::TokenId;
 use crate::generate::{Input, MOST_GENERATIONS, MaxTokens, Prompt};
 use crate::http::error::ApiError;
 use crate::http::parameters::{
-    SamplingFields, Texts, checked_max_tokens, checked_stop, checked_stop_tokens, made_seed,
+    SamplingFields, Texts, checked_max_tokens, checked_stop, checked_stop_tokens, made_seed, schemas,
 };
 
 /// Fields as they come; `None` and `null` mean the default.
@@ -60,7 +60,7 @@ pub(super) struct StreamOptions {
     /// End with a chunk that has the usage and no choices
     #[schema(default = false)]
     include_usage: Option<bool>,
-    #[schema(schema_with = described::only_false)]
+    #[schema(schema_with = schemas::only_false)]
     include_obfuscation: Option<bool>,
     #[schema(ignore)]
     continuous_usage_stats: Option<Unsupported>,

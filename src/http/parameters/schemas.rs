@@ -15,6 +15,11 @@ use super::bounds::{
 use super::tokens::{MOST_ALTERNATIVES, MOST_BIASES, MOST_STOP_TOKENS};
 use super::{LONGEST_STOP_BYTES, MOST_STOP_STRINGS};
 
+/// A text that is not empty.
+pub(in crate::http) fn text(description: &str) -> Object {
+    ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).description(Some(description)).build()
+}
+
 /// A value of this type, or `null`.
 pub(in crate::http) fn optional(kind: Type) -> ObjectBuilder {
     ObjectBuilder::new().schema_type(or_null(kind))
@@ -109,19 +114,27 @@ pub(in crate::http) fn logit_bias() -> Object {
         .build()
 }
 
+fn stop_text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(LONGEST_STOP_BYTES))
+}
+
+/// Texts that end the output, as a list only.
+pub(in crate::http) fn stop_list(description: &str) -> Array {
+    ArrayBuilder::new()
+        .schema_type(or_null(Type::Array))
+        .items(stop_text())
+        .max_items(Some(MOST_STOP_STRINGS))
+        .description(Some(description))
+        .build()
+}
+
 pub(in crate::http) fn stop() -> Schema {
-    let text = || {
-        ObjectBuilder::new()
-            .schema_type(Type::String)
-            .min_length(Some(1))
-            .max_length(Some(LONGEST_STOP_BYTES))
-    };
     AnyOfBuilder::new()
         .description(Some(format!(
             "The output ends before the first of these that appears in it; each has 1 to {LONGEST_STOP_BYTES} bytes"
         )))
-        .item(text())
-        .item(ArrayBuilder::new().items(text()).max_items(Some(MOST_STOP_STRINGS)))
+        .item(stop_text())
+        .item(ArrayBuilder::new().items(stop_text()).max_items(Some(MOST_STOP_STRINGS)))
         .item(ObjectBuilder::new().schema_type(Type::Null))
         .into()
 }
@@ -150,8 +163,17 @@ pub(in crate::http) fn alternatives(description: &str) -> Object {
 }
 
 /// `true` or `false`, which `default` is where a request does not say.
-fn switch(default: bool, description: &str) -> Object {
+pub(in crate::http) fn switch(default: bool, description: &str) -> Object {
     optional(Type::Boolean).description(Some(description)).default(Some(default.into())).build()
+}
+
+/// A switch that can only be off.
+pub(in crate::http) fn only_false() -> Object {
+    optional(Type::Boolean)
+        .enum_values(Some([false.into(), serde_json::Value::Null]))
+        .description(Some("Only `false`: this gateway has none of it"))
+        .default(Some(false.into()))
+        .build()
 }
 
 pub(in crate::http) fn ignore_eos() -> Object {

@@ -5,47 +5,63 @@ use std::time::Instant;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::{ToSchema, openapi};
 
 use super::headers;
 use super::request::Shape;
 use crate::generate::{EndReason, Generations, Whole};
 use crate::http::error::ApiError;
+use crate::http::parameters::schemas::word;
 use crate::http::tokens::{self, Token, ToldToken};
 
-/// `{"generated_text", "details"}`
-#[derive(Debug, Serialize)]
-struct GenerateResponse {
+/// What a text is answered with.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TgiGenerateResponse)]
+pub(super) struct GenerateResponse {
+    /// What continues the prompt, behind it if that is wanted
     generated_text: String,
+    /// If they are asked for
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     details: Option<Details>,
 }
 
-/// `{"finish_reason", "generated_tokens", "seed", "prefill", "tokens", "best_of_sequences", "top_tokens"}`
-#[derive(Debug, Serialize)]
+/// How the answer came about.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TgiDetails)]
 struct Details {
     #[serde(flatten)]
     sequence: SequenceDetails,
+    /// With `best_of` above 1: the other sequences
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     best_of_sequences: Option<Vec<BestOfSequence>>,
 }
 
 /// Another sequence, which is less likely.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TgiBestOfSequence)]
 struct BestOfSequence {
     generated_text: String,
     #[serde(flatten)]
     sequence: SequenceDetails,
 }
 
-#[derive(Debug, Serialize)]
+/// Why a sequence ended, and its tokens.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TgiSequenceDetails)]
 struct SequenceDetails {
+    #[schema(schema_with = described_reason)]
     finish_reason: &'static str,
     generated_tokens: usize,
-    /// `null` where nothing is drawn.
+    /// `null` where nothing is drawn
+    #[schema(required, format = "uint64")]
     seed: Option<u64>,
-    /// Those of the prompt, which only `decoder_input_details` asks for.
+    /// Always empty: the tokens of the prompt, which only `decoder_input_details` asks for
+    #[schema(value_type = Vec<Token>, max_items = 0)]
     prefill: [Token; 0],
     tokens: Vec<Token>,
+    /// With `top_n_tokens`: for each token the most likely ones in its place
     #[serde(skip_serializing_if = "Vec::is_empty")]
     top_tokens: Vec<Vec<Token>>,
 }
@@ -100,11 +116,19 @@ fn top_tokens(told: &[ToldToken], wanted: bool) -> Vec<Vec<Token>> {
     if wanted { told.iter().map(|told| told.top.clone()).collect() } else { Vec::new() }
 }
 
+pub(super) fn described_reason() -> openapi::Object {
+    word(REASONS).build()
+}
+
+/// What [`finish_reason`] says.
+const REASONS: [&str; 3] = ["eos_token", "stop_sequence", "length"];
+
 /// The word of the dialect.
 pub(super) fn finish_reason(reason: EndReason) -> &'static str {
+    let [end_of_text, stop, length] = REASONS;
     match reason {
-        EndReason::EndOfText => "eos_token",
-        EndReason::Stop => "stop_sequence",
-        EndReason::Length => "length",
+        EndReason::EndOfText => end_of_text,
+        EndReason::Stop => stop,
+        EndReason::Length => length,
     }
 }

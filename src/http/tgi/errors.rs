@@ -2,14 +2,18 @@
 
 use axum::http::StatusCode;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::http::error::ApiError;
 use crate::http::oip;
 
 /// The body of an error, also the last event of a stream that failed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TgiError)]
 pub(in crate::http) struct ErrorBody {
+    /// A sentence for people, which names the field at fault, if one is
     error: String,
+    /// A word for programs
     error_type: &'static str,
 }
 

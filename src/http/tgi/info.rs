@@ -9,20 +9,24 @@ use axum::extract::{Extension, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::errors::ErrorBody;
 use crate::generate::MOST_GENERATIONS;
 use crate::http::error::{ApiError, Dialect};
-use crate::http::parameters::MOST_STOP_STRINGS;
+use crate::http::openapi::TGI;
+use crate::http::parameters::{MOST_STOP_STRINGS, schemas};
 use crate::http::request_id::RequestId;
 use crate::http::{Api, ops};
 
 /// What is served, and its limits.
 ///
 /// From: TGI, docs/openapi.json, `Info`
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TgiInfo)]
 struct Info {
     model_id: String,
-    /// The revision that answers.
+    /// The revision that answers
     model_sha: String,
     model_pipeline_tag: &'static str,
     max_concurrent_requests: usize,
@@ -35,11 +39,36 @@ struct Info {
     router: &'static str,
     version: &'static str,
     /// Not built in: the version says it.
+    #[schema(schema_with = schemas::nothing)]
     sha: (),
+    #[schema(schema_with = schemas::nothing)]
     docker_label: (),
 }
 
-/// `GET /info`
+/// What is served, and its limits
+#[utoipa::path(
+    get,
+    path = "/info",
+    operation_id = "tgi_info",
+    tag = TGI,
+    responses(
+        (status = 200, description = "The model and the limits of requests", body = Info),
+        (status = 404, description = "There is no model", body = ErrorBody),
+        (status = 422, description = "There are several models, and nothing says which one", body = ErrorBody),
+        (
+            status = 429,
+            description = "All places are taken where the model waits for memory",
+            body = ErrorBody,
+            headers(("retry-after" = u32, description = "Seconds after which to try again")),
+        ),
+        (
+            status = 503,
+            description = "The model is not ready",
+            body = ErrorBody,
+            headers(("retry-after" = u32, description = "Seconds after which to try again")),
+        ),
+    ),
+)]
 pub(super) async fn info(
     State(api): State<Arc<Api>>,
     Extension(request_id): Extension<RequestId>,
@@ -69,7 +98,19 @@ pub(super) async fn info(
     }
 }
 
-/// `GET /health`: as `/readyz`.
+/// Whether requests would be answered
+///
+/// As `/readyz`.
+#[utoipa::path(
+    get,
+    path = "/health",
+    operation_id = "tgi_health",
+    tag = TGI,
+    responses(
+        (status = 200, description = "They would; the answer is empty"),
+        (status = 503, description = "They would not", body = ErrorBody, example = json!({"error": "unhealthy", "error_type": "healthcheck"})),
+    ),
+)]
 pub(super) async fn health(
     State(api): State<Arc<Api>>,
     Extension(request_id): Extension<RequestId>,

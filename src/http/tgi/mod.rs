@@ -1,6 +1,7 @@
 //! Text Generation Inference: `/generate`, `/generate_stream`, both at `/`, and what tells about the server.
 //!
 //! ```text
+//! operations.rs            the routes, and how they are described
 //! request.rs, grammar.rs ─▶ Input ─▶ generate::start ─▶ Generations ─▶ answer.rs   one body, with headers.rs
 //!                                                                  └─▶ stream.rs   an event for each token
 //! ```
@@ -10,10 +11,12 @@
 //! From: TGI, docs/openapi.json and router/src.
 
 mod answer;
+mod described;
 mod errors;
 mod grammar;
 mod headers;
 mod info;
+mod operations;
 mod request;
 mod stream;
 mod tokenize;
@@ -21,13 +24,12 @@ mod tokenize;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
 use axum::extract::{Extension, Request, State};
 use axum::http::HeaderValue;
 use axum::response::Response;
-use axum::routing::{get, post};
 
-pub(super) use errors::body;
+pub(super) use errors::{ErrorBody, body};
+pub(super) use operations::routes;
 
 use self::request::{Asked, Checked, GenerateRequest};
 use super::error::{ApiError, Dialect};
@@ -37,29 +39,6 @@ use crate::generate::{GenerateError, start};
 
 /// The paths of the dialect; errors at them have its body.
 pub(super) const PATHS: [&str; 6] = ["/", "/generate", "/generate_stream", "/tokenize", "/info", "/health"];
-
-/// The routes of the dialect.
-pub(super) fn routes() -> Router<Arc<Api>> {
-    Router::new()
-        .route("/", post(either))
-        .route("/generate", post(generate))
-        .route("/generate_stream", post(generate_stream))
-        .route("/tokenize", post(tokenize::tokens))
-        .route("/info", get(info::info))
-        .route("/health", get(info::health))
-}
-
-async fn either(api: State<Arc<Api>>, id: Extension<RequestId>, request: Request) -> Response {
-    generated(api, id, request, Asked::Either).await
-}
-
-async fn generate(api: State<Arc<Api>>, id: Extension<RequestId>, request: Request) -> Response {
-    generated(api, id, request, Asked::Whole).await
-}
-
-async fn generate_stream(api: State<Arc<Api>>, id: Extension<RequestId>, request: Request) -> Response {
-    generated(api, id, request, Asked::Stream).await
-}
 
 async fn generated(
     State(api): State<Arc<Api>>,

@@ -1,53 +1,80 @@
 //! The body of the paths that generate, which is the same for all of them.
 
 use serde::Deserialize;
+use utoipa::ToSchema;
 
+use super::described;
 use super::grammar::Grammar;
 use crate::generate::{Input, MOST_GENERATIONS, MaxTokens, Prompt};
 use crate::http::error::ApiError;
 use crate::http::parameters::{
     SamplingFields, Texts, check_stream, checked_alternatives, checked_max_tokens, checked_stop, made_seed,
+    schemas,
 };
 use crate::http::refusals::{Unsupported, only, refuse};
 
 /// Tokens that are generated when the request does not say, if the context has room for them.
 ///
 /// From: TGI, docs/openapi.json, `max_new_tokens`
-const DEFAULT_MAX_NEW_TOKENS: usize = 1024;
+pub(super) const DEFAULT_MAX_NEW_TOKENS: usize = 1024;
 
-/// The request as it comes; `None` and `null` mean the default.
-#[derive(Debug, Deserialize)]
+/// What to continue, and how. A field that is `null` counts as not given.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = TgiGenerateRequest)]
 pub(super) struct GenerateRequest {
+    #[schema(schema_with = described::inputs)]
     inputs: String,
+    /// How to continue the text
     parameters: Option<GenerateParameters>,
+    #[schema(schema_with = described::stream)]
     stream: Option<bool>,
 }
 
-/// Its parameters.
+/// How to continue a text. A field that is `null` counts as not given.
 ///
 /// From: TGI, docs/openapi.json, `GenerateParameters`
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = TgiParameters)]
 struct GenerateParameters {
+    #[schema(schema_with = described::best_of)]
     best_of: Option<u64>,
+    #[schema(schema_with = described::temperature)]
     temperature: Option<f64>,
+    #[schema(schema_with = schemas::repetition_penalty)]
     repetition_penalty: Option<f64>,
+    #[schema(schema_with = schemas::frequency_penalty)]
     frequency_penalty: Option<f64>,
+    #[schema(schema_with = described::top_k)]
     top_k: Option<u32>,
+    #[schema(schema_with = described::top_p)]
     top_p: Option<f64>,
+    #[schema(ignore)]
     typical_p: Option<Unsupported>,
+    #[schema(schema_with = described::do_sample)]
     do_sample: Option<bool>,
+    #[schema(schema_with = described::max_new_tokens)]
     max_new_tokens: Option<u64>,
+    #[schema(schema_with = described::return_full_text)]
     return_full_text: Option<bool>,
+    #[schema(schema_with = described::stop)]
     stop: Option<Vec<String>>,
+    #[schema(schema_with = described::truncate)]
     truncate: Option<u64>,
+    #[schema(schema_with = schemas::only_false)]
     watermark: Option<bool>,
+    #[schema(schema_with = described::details)]
     details: Option<bool>,
+    #[schema(schema_with = schemas::only_false)]
     decoder_input_details: Option<bool>,
+    #[schema(schema_with = schemas::seed)]
     seed: Option<u64>,
+    #[schema(schema_with = described::top_n_tokens)]
     top_n_tokens: Option<u32>,
+    #[schema(schema_with = described::grammar)]
     grammar: Option<Grammar>,
+    #[schema(ignore)]
     adapter_id: Option<Unsupported>,
 }
 

@@ -2,8 +2,9 @@
 
 use axum::response::Response;
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::answer::finish_reason;
+use super::answer::{described_reason, finish_reason};
 use super::request::Shape;
 use super::{errors, headers};
 use crate::generate::{Delta, EndReason, Generation, Generations};
@@ -12,27 +13,35 @@ use crate::http::request_id::RequestId;
 use crate::http::sse::{self, Moment};
 use crate::http::tokens::{Token, Tokens, ToldToken};
 
-/// `{"index", "token", "top_tokens", "generated_text", "details"}`
-#[derive(Debug, Serialize)]
-struct StreamResponse<'a> {
-    /// From 1 on.
+/// A token of a text.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TgiStreamResponse)]
+pub(super) struct StreamResponse<'a> {
+    /// From 1 on
     index: usize,
     token: Token,
+    /// With `top_n_tokens`: the most likely ones in its place
     #[serde(skip_serializing_if = "Vec::is_empty")]
     top_tokens: Vec<Token>,
-    /// All of it, with the last token.
+    /// All of it, with the last token
+    #[schema(required)]
     generated_text: Option<&'a str>,
-    /// With the last token, if they are asked for.
+    /// With the last token, if they are asked for
+    #[schema(required)]
     details: Option<StreamDetails>,
 }
 
-/// `{"finish_reason", "generated_tokens", "seed", "input_length"}`
-#[derive(Debug, Serialize)]
+/// How the text came about.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TgiStreamDetails)]
 struct StreamDetails {
+    #[schema(schema_with = described_reason)]
     finish_reason: &'static str,
     generated_tokens: usize,
-    /// `null` where nothing is drawn.
+    /// `null` where nothing is drawn
+    #[schema(required, format = "uint64")]
     seed: Option<u64>,
+    /// Tokens of the prompt
     input_length: usize,
 }
 

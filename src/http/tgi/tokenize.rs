@@ -6,33 +6,60 @@ use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::operations::Failures;
 use crate::engine::TokenId;
 use crate::generate::{TokenSpan, tokenize};
 use crate::http::error::{ApiError, Dialect};
+use crate::http::openapi::TGI;
 use crate::http::refusals::{Unsupported, refuse};
 use crate::http::request_id::RequestId;
 use crate::http::{Api, json};
 
-/// The request as it comes. No parameter changes the tokens of a text.
-#[derive(Debug, Deserialize)]
+/// A text. No parameter changes the tokens of one.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct TokenizeRequest {
+#[schema(as = TgiTokenizeRequest)]
+pub(super) struct TokenizeRequest {
+    /// The text, which may be empty
     inputs: String,
+    #[schema(ignore)]
     parameters: Option<Unsupported>,
 }
 
-/// `{"id", "text", "start", "stop"}`: bytes of the text.
-#[derive(Debug, Serialize)]
-struct SimpleToken {
+/// A token and its place: bytes of the text.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = TgiSimpleToken)]
+pub(super) struct SimpleToken {
+    #[schema(value_type = u32)]
     id: TokenId,
-    /// U+FFFD where it is a part of a character.
+    /// U+FFFD where it is a part of a character
     text: String,
     start: usize,
+    /// Behind its last byte
     stop: usize,
 }
 
-/// `POST /tokenize`
+/// The tokens of a text
+#[utoipa::path(
+    post,
+    path = "/tokenize",
+    operation_id = "tgi_tokenize",
+    tag = TGI,
+    request_body(content = TokenizeRequest, example = json!({"inputs": "Winter is"})),
+    responses(
+        (
+            status = 200,
+            description = "The tokens, in their order",
+            body = Vec<SimpleToken>,
+            example = json!([
+                {"id": 47_341, "text": "Winter", "start": 0, "stop": 6}, {"id": 314, "text": " is", "start": 6, "stop": 9},
+            ]),
+        ),
+        Failures,
+    ),
+)]
 pub(super) async fn tokens(
     State(api): State<Arc<Api>>,
     Extension(request_id): Extension<RequestId>,

@@ -6,15 +6,17 @@ use serde_json::{Map, Value, json};
 use super::{document, roomy};
 use crate::harness::Gateway;
 
-/// Requests with the least that they need.
-const ROUTES: [(&str, &str, &str); 3] = [
+/// Requests with the least that they need, and the schema of the object that has their options.
+const ROUTES: [(&str, &str, &str); 5] = [
     ("NativeRequest", "/api/v1/inference", r#"{"text": "a"}"#),
     ("ChatRequest", "/v1/chat/completions", r#"{"messages": [{"role": "user", "content": "a"}]}"#),
     ("CompletionRequest", "/v1/completions", r#"{"prompt": "a"}"#),
+    ("OipGenerateRequest", "/v2/models/tiny/generate", r#"{"text_input": "a"}"#),
+    ("TgiParameters", "/generate", r#"{"inputs": "a", "parameters": {}}"#),
 ];
 
 /// Fields whose greatest value no tiny model takes, or which mean something only as a whole.
-const NOT_TAKEN: [&str; 4] = ["max_tokens", "max_completion_tokens", "logit_bias", "lark"];
+const NOT_TAKEN: [&str; 5] = ["max_tokens", "max_completion_tokens", "max_new_tokens", "logit_bias", "lark"];
 
 /// Values on the right side of a schema's bounds, and on the wrong one.
 #[derive(Default)]
@@ -82,6 +84,7 @@ fn bound(schema: &Value, name: &str) -> Option<u64> {
 
 fn numbers(schema: &Value, found: &mut Edges) {
     let step = if kind_of(schema) == "integer" { 1.0 } else { 0.0625 };
+    found.outside.extend(schema.get("exclusiveMinimum").cloned());
     for (name, step) in [("minimum", -step), ("maximum", step)] {
         let Some(bound) = schema.get(name) else { continue };
         found.inside.push(bound.clone());
@@ -129,29 +132,48 @@ fn objects(schema: &Value, found: &mut Edges) {
     }
 }
 
+/// The object of a request that has its options, and what the number of tokens is called in it.
+fn options(request: &mut Value) -> (&mut Value, &'static str) {
+    if request.get("inputs").is_some() {
+        (&mut request["parameters"], "max_new_tokens")
+    } else {
+        (request, "max_tokens")
+    }
+}
+
 /// A field, with those that it needs beside it.
 fn request(base: &str, field: &str, value: &Value) -> Value {
-    let mut request: Value = serde_json::from_str(base).unwrap();
+    let mut whole: Value = serde_json::from_str(base).unwrap();
+    let is_tgi = whole.get("inputs").is_some();
+    let (request, max_tokens) = options(&mut whole);
     if field != "max_completion_tokens" {
-        request["max_tokens"] = json!(1);
+        request[max_tokens] = json!(1);
     }
     match field {
+        "top_n_tokens" => request["details"] = json!(true),
         "top_logprobs" => request["logprobs"] = json!(true),
         "stream_options" => request["stream"] = json!(true),
+        "best_of" if is_tgi => request["do_sample"] = json!(true),
         "best_of" => request["n"] = value.clone(),
         _alone => {}
     }
     request[field] = value.clone();
-    request
+    whole
 }
 
-/// Status, field at fault and the whole answer.
+/// Whether a value of this field is a matter of others: a path says whether it streams, and parameters are tried by themselves.
+fn depends(path: &str, field: &str) -> bool {
+    ["messages", "model", "parameters"].contains(&field) || (path.starts_with("/v2") && field == "stream")
+}
+
+/// Status, what says which field is at fault, and the whole answer.
 async fn asked(gateway: &Gateway, path: &str, request: &Value) -> (StatusCode, Option<String>, String) {
     let url = format!("http://{}{path}", gateway.api);
     let response = gateway.client.post(url).body(request.to_string()).send().await.unwrap();
     let (status, text) = (response.status(), response.text().await.unwrap());
     let body: Value = serde_json::from_str(&text).unwrap_or_default();
-    let field = body["error"]["field"].as_str().or(body["error"]["param"].as_str());
+    let error = &body["error"];
+    let field = error["field"].as_str().or(error["param"].as_str()).or(error.as_str());
     (status, field.map(str::to_owned), text)
 }
 
@@ -166,9 +188,7 @@ async fn every_field_is_taken_up_to_its_bounds_and_not_beyond() {
     let mut tried = 0;
     for (schema, path, base) in ROUTES {
         let properties = document["components"]["schemas"][schema]["properties"].as_object().unwrap();
-        for (field, schema) in
-            properties.iter().filter(|(field, _)| *field != "messages" && *field != "model")
-        {
+        for (field, schema) in properties.iter().filter(|(field, _)| !depends(path, field)) {
             let schema = whole(&document, schema);
             let Edges { inside, outside } = edges(&schema);
             tried += outside.len();
@@ -179,7 +199,11 @@ async fn every_field_is_taken_up_to_its_bounds_and_not_beyond() {
                 let at = at.unwrap_or_else(|| panic!("no field named for {}: {answer}", shortened(&request)));
                 // `n` is the first to be refused of those that have to be the same.
                 let names = [field.as_str(), if field == "best_of" { "n" } else { field }];
-                assert!(names.iter().any(|name| at.starts_with(name)), "{}: {answer}", shortened(&request));
+                assert!(
+                    at.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| names.contains(&word)),
+                    "{}: {answer}",
+                    shortened(&request)
+                );
             }
             for value in inside.iter().filter(|_| !NOT_TAKEN.contains(&field.as_str())) {
                 let request = request(base, field, value);
@@ -188,7 +212,7 @@ async fn every_field_is_taken_up_to_its_bounds_and_not_beyond() {
             }
         }
     }
-    assert!(tried > 80, "{tried}");
+    assert!(tried > 120, "{tried}");
 }
 
 /// The schema of a field without a reference at its top, also beside `null`.
@@ -224,19 +248,20 @@ async fn a_default_is_what_happens_without_the_field() {
     let mut compared = 0;
     for (schema, path, base) in ROUTES {
         let mut without: Value = serde_json::from_str(base).unwrap();
-        without["seed"] = json!(11);
-        without["max_tokens"] = json!(24);
+        let (fields, max_tokens) = options(&mut without);
+        fields["seed"] = json!(11);
+        fields[max_tokens] = json!(24);
         let (status, _, expected) = asked(&gateway, path, &without).await;
         assert_eq!(status, StatusCode::OK, "{expected}");
         for (field, schema) in document["components"]["schemas"][schema]["properties"].as_object().unwrap() {
             let Some(default) = schema.get("default") else { continue };
             let mut with = without.clone();
-            with[field] = default.clone();
+            options(&mut with).0[field] = default.clone();
             let (status, _, answer) = asked(&gateway, path, &with).await;
             assert_eq!(status, StatusCode::OK, "{path} {field}: {answer}");
             assert_eq!(told(&answer), told(&expected), "{path}: {field} is not {default} by default");
             compared += 1;
         }
     }
-    assert!(compared > 30, "{compared}");
+    assert!(compared > 45, "{compared}");
 }
