@@ -82,7 +82,9 @@ pub(super) struct ChatRequest {
     /// Whether the prompt ends with the beginning of an answer
     #[schema(default = true)]
     add_generation_prompt: Option<bool>,
+    /// What the text has to look like
     response_format: Option<ResponseFormat>,
+    /// What the text has to look like, as vLLM has it; beside no `response_format`
     structured_outputs: Option<StructuredOutputs>,
     #[schema(schema_with = described::modalities)]
     modalities: Option<Vec<String>>,
@@ -93,6 +95,7 @@ pub(super) struct ChatRequest {
     /// Functions that the model may call
     #[schema(min_items = 1, max_items = 128)]
     tools: Option<Vec<Tool>>,
+    /// Whether functions are called, and which
     tool_choice: Option<ToolChoice>,
     /// Whether there may be more than one call; only with `tools`
     parallel_tool_calls: Option<bool>,

@@ -70,7 +70,9 @@ pub(super) struct CompletionRequest {
     stream: Option<bool>,
     /// Only with `stream`
     stream_options: Option<StreamOptions>,
+    /// What the text has to look like
     response_format: Option<ResponseFormat>,
+    /// What the text has to look like, as vLLM has it; beside no `response_format`
     structured_outputs: Option<StructuredOutputs>,
     #[schema(schema_with = schemas::only_false)]
     store: Option<bool>,

@@ -16,7 +16,8 @@ const ROUTES: [(&str, &str, &str); 5] = [
 ];
 
 /// Fields whose greatest value no tiny model takes, or which mean something only as a whole.
-const NOT_TAKEN: [&str; 5] = ["max_tokens", "max_completion_tokens", "max_new_tokens", "logit_bias", "lark"];
+const NOT_TAKEN: [&str; 6] =
+    ["max_tokens", "max_completion_tokens", "max_new_tokens", "logit_bias", "lark", "choices"];
 
 /// Values on the right side of a schema's bounds, and on the wrong one.
 #[derive(Default)]
@@ -161,9 +162,23 @@ fn request(base: &str, field: &str, value: &Value) -> Value {
     whole
 }
 
-/// Whether a value of this field is a matter of others: a path says whether it streams, and parameters are tried by themselves.
+/// Fields whose values are a matter of others: of a model's settings, of parts that other schemas describe, of each other.
+const DEPENDENT: [&str; 10] = [
+    "messages",
+    "model",
+    "template",
+    "variables",
+    "parameters",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "response_format",
+    "structured_outputs",
+];
+
 fn depends(path: &str, field: &str) -> bool {
-    ["messages", "model", "parameters"].contains(&field) || (path.starts_with("/v2") && field == "stream")
+    // The path says whether it streams.
+    DEPENDENT.contains(&field) || (path.starts_with("/v2") && field == "stream")
 }
 
 /// Status, what says which field is at fault, and the whole answer.
