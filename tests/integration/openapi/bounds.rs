@@ -37,7 +37,7 @@ fn edges(schema: &Value) -> Edges {
     }
     if let Some(words) = schema.get("enum").and_then(Value::as_array) {
         found.inside.extend(words.clone());
-        found.outside.push(if words[0].is_boolean() { json!(true) } else { json!("no such word") });
+        found.outside.push(words[0].as_bool().map_or(json!("no such word"), |only| json!(!only)));
         return found;
     }
     match kind_of(schema) {
@@ -214,8 +214,11 @@ async fn every_field_is_taken_up_to_its_bounds_and_not_beyond() {
                 let at = at.unwrap_or_else(|| panic!("no field named for {}: {answer}", shortened(&request)));
                 // `n` is the first to be refused of those that have to be the same.
                 let names = [field.as_str(), if field == "best_of" { "n" } else { field }];
+                // A part of an object stands for it.
+                let keys = value.to_string();
+                let is_named = |word: &str| names.contains(&word) || keys.contains(&format!("\"{word}\":"));
                 assert!(
-                    at.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| names.contains(&word)),
+                    at.split(|c: char| !c.is_alphanumeric() && c != '_').any(is_named),
                     "{}: {answer}",
                     shortened(&request)
                 );
