@@ -16,7 +16,7 @@ use crate::http::tokens::{self, Token, Tokens, ToldToken};
 /// What an answer and an event have in common.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = OipOutput)]
-struct Output<'a> {
+struct Said<'a> {
     /// That of the request, if it has one
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -33,7 +33,7 @@ struct Output<'a> {
 #[schema(as = OipGenerateResponse)]
 pub(super) struct GenerateResponse<'a> {
     #[serde(flatten)]
-    output: Output<'a>,
+    output: Said<'a>,
     /// If they are asked for
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -45,7 +45,7 @@ pub(super) struct GenerateResponse<'a> {
 #[schema(as = OipGenerateEvent)]
 pub(super) struct GenerateEvent<'a> {
     #[serde(flatten)]
-    output: Output<'a>,
+    output: Said<'a>,
     /// If they are asked for
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -147,9 +147,9 @@ impl Answer {
         sse::data(&GenerateEvent { output: self.output(text_output), details })
     }
 
-    fn output(&self, text_output: String) -> Output<'_> {
+    fn output(&self, text_output: String) -> Said<'_> {
         let Self { id, model_name, model_version, details: _ } = self;
-        Output { id: id.as_deref(), model_name, model_version, text_output }
+        Said { id: id.as_deref(), model_name, model_version, text_output }
     }
 }
 

@@ -151,7 +151,7 @@ fn named_schema() -> Object {
 fn any_schema(description: &str, or_text: bool) -> Object {
     let text = or_text.then_some(Type::String);
     ObjectBuilder::new()
-        .schema_type(SchemaType::from_iter([Type::Object, Type::Boolean].into_iter().chain(text)))
+        .schema_type([Type::Object, Type::Boolean].into_iter().chain(text).collect::<SchemaType>())
         .description(Some(description))
         .examples([json!({"type": "object"})])
         .build()
