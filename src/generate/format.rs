@@ -44,7 +44,7 @@ async fn mask(model: &LoadedModel, format: Format, may_end: bool) -> Result<Box<
         Ok(compiled) => Ok(Box::new(FormatMask(compiled?))),
         Err(_elapsed) => {
             let message = format!("it was not compiled within {} seconds", MOST_COMPILE_TIME.as_secs());
-            Err(FormatError { part, message }.into())
+            Err(FormatError { part, function: None, message }.into())
         }
     }
 }

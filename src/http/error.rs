@@ -206,7 +206,7 @@ impl From<GenerateError> for ApiError {
             GenerateError::NoChat(_) => {
                 Self::new(StatusCode::BAD_REQUEST, "no_chat_template", error.to_string()).at("model")
             }
-            GenerateError::Format(FormatError { part, ref message }) => {
+            GenerateError::Format(FormatError { part, ref message, function: _ }) => {
                 Self::invalid_value(&format!("format.{part}"), message)
             }
             GenerateError::NoTokens => Self::invalid_value(PROMPT, "the prompt has no tokens"),

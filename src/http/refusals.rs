@@ -2,6 +2,7 @@
 
 use axum::http::StatusCode;
 use serde::de::{Deserialize, Deserializer, IgnoredAny};
+use serde_json::{Map, Value};
 
 use crate::http::error::ApiError;
 
@@ -37,6 +38,18 @@ pub(super) fn unsupported(field: &str, message: impl Into<String>) -> ApiError {
 pub(super) fn refuse<const N: usize>(fields: [(&str, Option<Unsupported>); N]) -> Result<(), ApiError> {
     match fields.into_iter().find(|(_, given)| given.is_some()) {
         Some((field, _)) => Err(unsupported(field, format!("{field} is not supported"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses the fields of an object that nobody knows, where `serde` cannot: it tells a wrong kind of object by them.
+pub(super) fn refuse_others(object: &str, others: &Map<String, Value>) -> Result<(), ApiError> {
+    match others.keys().next() {
+        Some(name) => {
+            let field = format!("{object}.{name}");
+            let message = format!("unknown field `{name}` in {object}");
+            Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "unknown_field", message).at(&field))
+        }
         None => Ok(()),
     }
 }

@@ -72,6 +72,8 @@ pub struct TokenSpan {
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     special: HashSet<u32>,
+    /// The same with their contents, the longest first.
+    special_contents: Vec<(String, u32)>,
     vocabulary_size: usize,
     byte_fallback: bool,
 }
@@ -98,16 +100,15 @@ impl Tokenizer {
 
         let vocabulary = inner.get_vocab(true);
         let added = inner.get_added_tokens_decoder();
-        let special_contents: HashSet<&str> =
+        let contents: HashSet<&str> =
             added.values().filter(|token| token.special).map(|token| token.content.as_str()).collect();
-        let special = vocabulary
-            .iter()
-            .filter(|(content, _)| special_contents.contains(content.as_str()))
-            .map(|(_, id)| *id)
-            .collect();
+        let special = vocabulary.iter().filter(|(content, _)| contents.contains(content.as_str()));
+        let mut special_contents: Vec<_> = special.map(|(content, id)| (content.clone(), *id)).collect();
+        special_contents.sort_by_key(|(content, _)| std::cmp::Reverse(content.len()));
+        let special = special_contents.iter().map(|(_, id)| *id).collect();
         let vocabulary_size = vocabulary.values().max().map_or(0, |highest| *highest as usize + 1);
         let byte_fallback = decodes_byte_tokens(&inner);
-        Ok(Self { inner, special, vocabulary_size, byte_fallback })
+        Ok(Self { inner, special, special_contents, vocabulary_size, byte_fallback })
     }
 
     /// Turns a text into token ids. `add_special_tokens` lets the file's post-processor add what it wants, such as a
@@ -169,11 +170,9 @@ impl Tokenizer {
 
     /// The longest special token that this text begins with, and its length in bytes.
     pub fn special_at_start(&self, text: &str) -> Option<(u32, usize)> {
-        let contents = self.special.iter().filter_map(|id| Some((*id, self.id_to_token(*id)?)));
-        contents
-            .filter(|(_, content)| !content.is_empty() && text.starts_with(content.as_str()))
-            .map(|(id, content)| (id, content.len()))
-            .max_by_key(|(_, length)| *length)
+        let is_there =
+            |(content, _): &&(String, u32)| !content.is_empty() && text.starts_with(content.as_str());
+        self.special_contents.iter().find(is_there).map(|(content, id)| (*id, content.len()))
     }
 
     /// What this token brings to a text.

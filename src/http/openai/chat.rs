@@ -331,7 +331,7 @@ fn hold_to_calls(
         let message = format!("{name} is supported beside tools only where tool_choice is none");
         return Err(unsupported(name, message));
     }
-    names.format = Some(FormatField::Tools);
+    names.format = Some(FormatField::Tools(tools.first));
     for input in inputs {
         input.format.clone_from(&tools.format);
         // Marks of calls may be special tokens.

@@ -77,7 +77,8 @@ pub(super) enum FormatField {
     /// `response_format.value`
     ResponseValue,
     StructuredOutputs,
-    Tools,
+    /// Of the tools from this one on.
+    Tools(usize),
 }
 
 impl FormatField {
@@ -92,7 +93,7 @@ impl FormatField {
             (Self::StructuredOutputs, Some("choices")) => "structured_outputs.choice",
             (Self::StructuredOutputs, Some("lark")) => "structured_outputs.grammar",
             (Self::StructuredOutputs, _) => "structured_outputs",
-            (Self::Tools, _) => "tools",
+            (Self::Tools(_), _) => "tools",
         }
     }
 }

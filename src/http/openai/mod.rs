@@ -112,6 +112,13 @@ async fn answer<B: Body>(
 impl Names {
     /// The error of a request that did not begin, with the field that is at fault under its name here.
     fn refused(&self, refused: generate::Refused) -> ApiError {
+        if let (generate::GenerateError::Format(error), Some(FormatField::Tools(first))) =
+            (&refused.error, self.format)
+            && let Some(index) = error.function
+        {
+            let field = format!("tools[{}].function.parameters", first + index);
+            return ApiError::invalid_value(&field, format!("{field}: {}", error.message));
+        }
         let too_many = matches!(refused.error, generate::GenerateError::TooManyGenerations { .. });
         let error = ApiError::refused(refused, |index| match index {
             Some(index) if self.is_list => format!("{}[{index}]", self.prompt),

@@ -44,6 +44,8 @@ pub enum Format {
 pub struct FormatError {
     /// The part of the format that is at fault: `schema`, `pattern`, `choices`, `lark`, `tools`; `type` where it is the kind itself.
     pub part: &'static str,
+    /// Which of the functions is at fault, counted from 0, where one is.
+    pub function: Option<usize>,
     /// What is wrong, and where.
     pub message: String,
 }
@@ -63,14 +65,11 @@ impl Format {
 
     /// An error of this format.
     pub(super) fn error(&self, message: impl Into<String>) -> FormatError {
-        FormatError { part: self.part(), message: message.into() }
+        FormatError { part: self.part(), function: None, message: message.into() }
     }
 
     /// Refuses what costs little to refuse.
-    ///
-    /// # Errors
-    /// The format is too long, or has something that is not supported.
-    pub fn check(&self) -> Result<(), FormatError> {
+    pub(super) fn check(&self) -> Result<(), FormatError> {
         let (bytes, most) = match self {
             Self::JsonSchema(schema) => (schema.to_string().len(), MOST_BYTES),
             Self::JsonObject => (0, MOST_BYTES),
@@ -85,7 +84,10 @@ impl Format {
         }
         match self {
             Self::JsonSchema(schema) => schema::check(schema).map_err(|message| self.error(message)),
-            Self::Calls(calls) => schema::check(&calls.schema()).map_err(|message| self.error(message)),
+            Self::Calls(calls) => calls.functions.iter().enumerate().try_for_each(|(index, function)| {
+                let at_fault = |message| FormatError { function: Some(index), ..self.error(message) };
+                schema::check(&function.parameters).map_err(at_fault)
+            }),
             Self::Choice(choices) if choices.is_empty() || choices.len() > MOST_CHOICES => {
                 Err(self.error(format!("{part} takes 1 to {MOST_CHOICES} texts, got {}", choices.len())))
             }

@@ -110,7 +110,11 @@ impl Grammars {
 
     fn workshop(&self) -> Result<&Workshop, FormatError> {
         let made = self.workshop.get_or_init(|| Workshop::open(&self.tokenizer, &self.end_tokens));
-        made.as_ref().map_err(|message| FormatError { part: "type", message: message.clone() })
+        made.as_ref().map_err(|message| FormatError {
+            part: "type",
+            function: None,
+            message: message.clone(),
+        })
     }
 
     fn kept(&self, format: &Format) -> Option<Matcher> {

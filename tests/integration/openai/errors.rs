@@ -90,6 +90,11 @@ const BAD_CHATS: &[(&str, &str, &str)] = &[
         "unsupported_parameter",
     ),
     (
+        r#"{"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {}}]}]}"#,
+        "messages[0].content[0].cache_control",
+        "unknown_parameter",
+    ),
+    (
         r#"{"messages": [{"role": "user", "content": [{"type": "text"}]}]}"#,
         "messages[0].content[0]",
         "invalid_value",

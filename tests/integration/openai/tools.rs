@@ -190,6 +190,19 @@ async fn what_cannot_be_done_with_tools_is_refused_by_name() {
             "tool_choice.function.name",
             "invalid_value",
         ),
+        (
+            json!({"tool_choice": {"type": "function", "function": {"name": "pick"}, "mode": "auto"}}),
+            "tool_choice.mode",
+            "unknown_parameter",
+        ),
+        (
+            json!({
+                "tools": [tool("a", &["x"]), {"type": "function", "function": {"name": "b", "parameters": {"not": {}}}}],
+                "tool_choice": {"type": "function", "function": {"name": "b"}},
+            }),
+            "tools[1].function.parameters",
+            "invalid_value",
+        ),
         (json!({"tools": [{"type": "custom"}]}), "tools[0].type", "unsupported_parameter"),
         (json!({"tools": [tool("a b", &["x"])]}), "tools[0].function.name", "invalid_value"),
         (json!({"tools": [tool("a", &["x"]), tool("a", &["x"])]}), "tools[1].function.name", "invalid_value"),

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use crate::generate::Abilities;
 use crate::http::error::ApiError;
 use crate::http::openai::described;
-use crate::http::openai::refusals::{Accepted, Unsupported, accept, refuse, unsupported};
+use crate::http::openai::refusals::{Accepted, Unsupported, accept, refuse, refuse_others, unsupported};
 
 /// A message of a chat; `null` means that a field is not there.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -54,6 +54,9 @@ struct Part {
     r#type: String,
     #[schema(required, value_type = String)]
     text: Option<String>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    others: Map<String, Value>,
 }
 
 /// A call of a tool that an answer had.
@@ -226,10 +229,13 @@ fn checked_content(field: &str, content: Option<Content>) -> Result<String, ApiE
         Some(Content::Parts(parts)) => parts,
     };
     let mut texts = Vec::with_capacity(parts.len());
-    for (index, Part { r#type, text }) in parts.into_iter().enumerate() {
+    for (index, Part { r#type, text, others }) in parts.into_iter().enumerate() {
         let field = format!("{field}[{index}]");
         match (r#type.as_str(), text) {
-            ("text", Some(text)) => texts.push(text),
+            ("text", Some(text)) => {
+                refuse_others(&field, &others)?;
+                texts.push(text);
+            }
             ("text", None) => {
                 return Err(ApiError::invalid_value(&field, format!("{field} has no text")));
             }

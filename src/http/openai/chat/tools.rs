@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use crate::generate::{Abilities, CallFormat, CallSyntax, Format, Function};
 use crate::http::error::ApiError;
 use crate::http::openai::described;
-use crate::http::openai::refusals::{Unsupported, refuse, unsupported};
+use crate::http::openai::refusals::{Unsupported, refuse, refuse_others, unsupported};
 
 /// Tools of a request.
 const MOST_TOOLS: usize = 128;
@@ -63,6 +63,9 @@ pub(super) struct NamedTool {
     r#type: String,
     #[schema(required, nullable = false)]
     function: Option<FunctionName>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    others: Map<String, Value>,
 }
 
 /// The name of one of the tools.
@@ -80,6 +83,8 @@ pub(super) struct CheckedTools {
     pub(super) declared: Option<Vec<Value>>,
     /// What the answer is held to, where a call is forced.
     pub(super) format: Option<Format>,
+    /// The first tool that the format lets be called.
+    pub(super) first: usize,
     /// How its calls are found.
     pub(super) reading: Option<Reading>,
 }
@@ -133,19 +138,16 @@ pub(super) fn checked_tools(
                 return Err(unsupported(&field, message));
             }
             let reading = Some(reading(known.ok_or_else(cannot_choose)?));
-            return Ok(CheckedTools { declared, format: None, reading });
+            return Ok(CheckedTools { declared, format: None, first: 0, reading });
         }
         Choice::Any => (0..functions.len(), several),
         Choice::Only(index) => (index..index + 1, false),
     };
-    for index in callable.clone() {
-        let schema = Format::JsonSchema(functions[index].parameters.clone());
-        let field = format!("tools[{index}].function.parameters");
-        schema.check().map_err(|error| ApiError::invalid_value(&field, format!("{field}: {error}")))?;
-    }
     let syntax = known.unwrap_or_else(CallSyntax::plain);
+    let first = callable.start;
     let format = CallFormat { syntax: syntax.clone(), functions: functions[callable].to_vec(), several };
-    Ok(CheckedTools { declared, format: Some(Format::Calls(format)), reading: Some(reading(syntax)) })
+    let format = Some(Format::Calls(format));
+    Ok(CheckedTools { declared, format, first, reading: Some(reading(syntax)) })
 }
 
 fn only_with_tools(field: &str) -> ApiError {
@@ -236,7 +238,7 @@ fn checked_parameters(field: &str, parameters: Option<Value>) -> Result<Value, A
 }
 
 fn checked_choice(choice: Option<ToolChoice>, functions: &[Function]) -> Result<Choice, ApiError> {
-    let NamedTool { r#type, function } = match choice {
+    let NamedTool { r#type, function, others } = match choice {
         None => return Ok(Choice::Model),
         Some(ToolChoice::Named(named)) => named,
         Some(ToolChoice::Word(word)) => {
@@ -257,6 +259,7 @@ fn checked_choice(choice: Option<ToolChoice>, functions: &[Function]) -> Result<
         let message = format!("tool_choice.type {type:?} is not supported, only function");
         return Err(unsupported("tool_choice.type", message));
     }
+    refuse_others("tool_choice", &others)?;
     let FunctionName { name } = function.ok_or_else(|| missing("tool_choice.function"))?;
     let index = functions.iter().position(|function| function.name == name);
     index.map(Choice::Only).ok_or_else(|| {
