@@ -34,12 +34,14 @@ use crate::model::{
 };
 use crate::models_file::{FileStatus, ModelsFile};
 use crate::shutdown::{Phase, ReloadHandle, ReloadRequests, StopRequests, Tasks};
-use crate::telemetry::LogControl;
+use crate::telemetry::{LogControl, SpanExport, Traces};
 
 /// Time for a connection to the hub or another server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often steps are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Spans that are left have so long to reach the collector when everything else is over.
+const LAST_SPANS: Duration = Duration::from_secs(3);
 /// After the deadline has ended all generations, answers have so long to reach their clients.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -91,10 +93,13 @@ pub struct Requests {
 /// The ONNX Runtime library cannot be used, or an engine has died.
 pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -> anyhow::Result<()> {
     let Requests { stop, reload, reload_handle, log } = requests;
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(metrics(&settings));
     if let Some(bytes) = settings.engine.memory_limit.or_else(memory::limit_bytes) {
         metrics.memory_limit(bytes);
     }
+    let (over, over_seen) = watch::channel(false);
+    let trace_tasks = Tasks::default();
+    let traces = start_traces(&settings, &metrics, (&trace_tasks, over_seen))?;
     let registry = Arc::new(Registry::default());
     let (phase, phase_seen) = watch::channel(Phase::Serving);
     let defaults = defaults(&settings);
@@ -103,7 +108,7 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
         store_of(&settings, target.as_ref())?,
         start_runtime(&settings.engine)?,
         Arc::clone(&registry),
-        Arc::clone(&metrics),
+        (Arc::clone(&metrics), traces.clone()),
         (StateFolder::open(settings.sources.state_folder()), trial(&settings)?),
     )?;
     let (fleet, commands) = Fleet::new(workshop, defaults.clone());
@@ -137,6 +142,7 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
     let api = Arc::new(Api {
         registry: Arc::clone(&registry),
         metrics: Arc::clone(&metrics),
+        traces,
         phase: phase_seen.clone(),
         limits: HttpLimits {
             body_bytes: settings.listen.max_body_bytes,
@@ -164,8 +170,33 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
     };
     end(&settings, &phase, stop, &registry, &api_tasks).await;
     ops_tasks.joined().await;
+    over.send_replace(true);
+    if tokio::time::timeout(LAST_SPANS, trace_tasks.joined()).await.is_err() {
+        tracing::warn!("the last spans did not reach the collector in time");
+    }
     tracing::info!("stopped");
     outcome
+}
+
+/// Starts the task that sends spans, if they are to go anywhere.
+fn start_traces(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+    (tasks, over): (&Tasks, watch::Receiver<bool>),
+) -> anyhow::Result<Traces> {
+    let Some(options) = settings.traces.options()? else { return Ok(Traces::default()) };
+    let (traces, export) = SpanExport::new(&options, metrics)?;
+    tracing::info!(endpoint = options.endpoint, protocol = ?options.protocol, "traces are sent");
+    tasks.spawn(export.run(over));
+    Ok(traces)
+}
+
+fn metrics(settings: &Settings) -> Metrics {
+    if settings.listen.picker_metrics {
+        Metrics::new().for_pickers(settings.engine.prefill_chunk_tokens.get())
+    } else {
+        Metrics::new()
+    }
 }
 
 /// What `inference-gateway verify` tells of a model.

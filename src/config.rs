@@ -7,6 +7,7 @@ mod cluster;
 mod reference;
 mod sources;
 mod templates;
+mod traces;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ pub use self::cluster::{ClusterSettings, ControllerSettings};
 pub use self::reference::reference;
 pub use self::sources::SourceSettings;
 pub use self::templates::NamedTemplates;
+pub use self::traces::{TraceSenderSettings, TraceSettings};
 use crate::model::spec::{Bytes, Source, SourceError};
 use crate::model::{HugePages, ModelName};
 use crate::telemetry::LogFormat;
@@ -61,6 +63,9 @@ pub struct Settings {
     /// What is logged.
     #[command(flatten)]
     pub log: LogSettings,
+    /// Traces.
+    #[command(flatten)]
+    pub traces: TraceSettings,
 }
 
 /// Addresses and limits of the listeners.
@@ -84,6 +89,10 @@ pub struct ListenSettings {
     /// Whether the API address serves a page at / on which a person can try the models.
     #[arg(long, env = "INFERENCE_PLAYGROUND", default_value = "true", value_name = "BOOL", action = clap::ArgAction::Set)]
     pub playground: bool,
+    /// Whether /metrics also has the families that endpoint pickers of the Gateway API Inference Extension look for, under the
+    /// names that they know (`vllm:num_requests_waiting` and others).
+    #[arg(long, env = "INFERENCE_PICKER_METRICS", default_value = "false", value_name = "BOOL", action = clap::ArgAction::Set)]
+    pub picker_metrics: bool,
     /// Largest request body, in bytes.
     #[arg(long, env = "INFERENCE_MAX_BODY_BYTES", default_value = "2097152", value_name = "BYTES")]
     pub max_body_bytes: usize,
@@ -244,6 +253,23 @@ pub enum ConfigError {
         path: PathBuf,
         /// What is wrong.
         message: String,
+    },
+    /// A list of names and values is none.
+    #[error("{variable} has a part that is no `name=value`: {part}")]
+    Pairs {
+        /// The variable.
+        variable: &'static str,
+        /// Which part; not what it says.
+        part: String,
+    },
+    /// Certificates cannot be read.
+    #[error("failed to read the certificates {path}")]
+    Certificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
     },
     /// A model source is not understood.
     #[error("failed to understand {variable}: {cause}")]

@@ -12,15 +12,19 @@ mod error;
 mod format;
 mod prompt;
 mod several;
+mod times;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::times::Times;
+
 use crate::engine::{
     EngineError, Event, Finish, Mask, Place, Request, Sampling, TokenId, TokenLogprobs, TokenStream,
 };
-use crate::metrics::GenerationEnd;
+use crate::metrics::{EndedGeneration, GenerationEnd};
 use crate::model::{LoadedModel, Pinned};
+use crate::telemetry::{Asked, Inference};
 use crate::text::decoder::Decoder;
 use crate::text::stop::{StopEvent, Stops};
 
@@ -84,7 +88,6 @@ pub struct Generation {
     /// The prompt, where a template of the settings made it.
     rendered: Option<Arc<str>>,
     cached_tokens: usize,
-    queued: Duration,
     token_ids: Vec<TokenId>,
     most_tokens: usize,
     /// Whether the output may be complete before a token says so.
@@ -102,7 +105,7 @@ pub struct Generation {
     end_token: Option<(TokenId, Option<PickedToken>)>,
     /// The last event, when its text had to go out before it.
     ended: Option<EndReason>,
-    clock: Clock,
+    times: Times,
     /// Whether the generation failed through the fault of the model or of its engine.
     faulty: bool,
 }
@@ -125,15 +128,6 @@ pub struct LikelyToken {
     pub text: String,
     /// Natural logarithm of its probability.
     pub logprob: f32,
-}
-
-/// When things happened, for the metrics.
-struct Clock {
-    accepted: Instant,
-    submitted: Instant,
-    first_token: Option<Instant>,
-    last_token: Option<Instant>,
-    counted: bool,
 }
 
 /// A piece of a generation.
@@ -181,6 +175,18 @@ impl EndReason {
 pub async fn start(model: Pinned, inputs: Vec<Input>) -> Result<Generations, Refused> {
     let accepted = Instant::now();
     check_numbers(&model, &inputs)?;
+    let inference = Arc::new(Inference::begin(asked(&model, &inputs), accepted));
+    let begun = begin(Arc::new(model), &inputs, &inference, accepted).await;
+    begun.inspect_err(|refused| inference.refused(refused.error.label()))
+}
+
+/// Reserve, encode, compile, submit.
+async fn begin(
+    model: Arc<Pinned>,
+    inputs: &[Input],
+    inference: &Arc<Inference>,
+    accepted: Instant,
+) -> Result<Generations, Refused> {
     let wanted = inputs.iter().map(|input| input.choices).sum();
     let places: Vec<Place> = (0..wanted).map(|_| model.engine.reserve()).collect::<Result<_, _>>()?;
     let prompts = inputs.iter().map(|input| input.prompt.clone()).collect();
@@ -195,8 +201,14 @@ pub async fn start(model: Pinned, inputs: Vec<Input>) -> Result<Generations, Ref
     for (index, (request, _)) in requests.iter().enumerate() {
         model.engine.check(request).map_err(|error| Refused::at(index, error.into()))?;
     }
-    let mut masks = format::masks(&model, &inputs).await?.into_iter();
-    let (model, mut places) = (Arc::new(model), places.into_iter());
+    let mut phase_end = Instant::now();
+    inference.phase("tokenise", accepted, phase_end);
+    let mut masks = format::masks(&model, inputs).await?.into_iter();
+    if inputs.iter().any(|input| input.format.is_some()) {
+        let begin = std::mem::replace(&mut phase_end, Instant::now());
+        inference.phase("compile format", begin, phase_end);
+    }
+    let mut places = places.into_iter();
     let mut all = Vec::with_capacity(wanted);
     for (input, (request, rendered)) in inputs.iter().zip(requests) {
         for (choice, place) in places.by_ref().take(input.choices).enumerate() {
@@ -204,12 +216,39 @@ pub async fn start(model: Pinned, inputs: Vec<Input>) -> Result<Generations, Ref
             // The first choice is the answer that a request for one would get.
             request.sampling.seed = request.sampling.seed.wrapping_add(choice as u64);
             let mask = masks.next().flatten();
-            let mut generation = Generation::begin(&model, input, (place, request, mask), accepted)?;
+            let index = all.len();
+            let times = Times::new(inference, (index, choice == 0), accepted, phase_end);
+            let mut generation = Generation::begin(&model, input, (place, request, mask), times)?;
             generation.rendered.clone_from(&rendered);
             all.push(generation);
         }
     }
     Ok(Generations::new(all))
+}
+
+/// What is asked of the model, as its trace tells it.
+fn asked(model: &LoadedModel, inputs: &[Input]) -> Asked {
+    let first = &inputs[0];
+    let sampling = &first.sampling;
+    // As it was written: the digits of 64 bits would be others.
+    let written = |number: f32| number.to_string().parse().unwrap_or_default();
+    Asked {
+        is_chat: matches!(first.prompt, Prompt::Chat(_)),
+        model: model.name.to_string(),
+        revision: model.revision.clone(),
+        choices: inputs.iter().map(|input| input.choices).sum(),
+        max_tokens: match first.max_tokens {
+            MaxTokens::Exactly(tokens) => Some(tokens),
+            MaxTokens::UpTo(_) => None,
+        },
+        temperature: written(sampling.temperature),
+        top_p: written(sampling.top_p),
+        top_k: sampling.top_k,
+        frequency_penalty: written(sampling.frequency_penalty),
+        presence_penalty: written(sampling.presence_penalty),
+        seed: sampling.seed,
+        is_json: first.format.as_ref().is_some_and(Format::is_json),
+    }
 }
 
 /// What can be told before anything is done.
@@ -256,7 +295,7 @@ impl Generation {
         model: &Arc<Pinned>,
         input: &Input,
         (place, request, mask): (Place, Request, Option<Box<dyn Mask>>),
-        accepted: Instant,
+        times: Times,
     ) -> Result<Self, GenerateError> {
         let (prompt_tokens, most_tokens, has_format) =
             (request.prompt.clone(), request.max_tokens, mask.is_some());
@@ -268,7 +307,6 @@ impl Generation {
             prompt_tokens,
             rendered: None,
             cached_tokens: 0,
-            queued: Duration::ZERO,
             token_ids: Vec::new(),
             most_tokens,
             has_format,
@@ -279,13 +317,7 @@ impl Generation {
             include_stop: input.include_stop,
             end_token: None,
             ended: None,
-            clock: Clock {
-                accepted,
-                submitted: Instant::now(),
-                first_token: None,
-                last_token: None,
-                counted: false,
-            },
+            times,
             faulty: false,
         })
     }
@@ -317,12 +349,12 @@ impl Generation {
 
     /// Time from the request to its first token, once that has come.
     pub fn first_token_after(&self) -> Option<Duration> {
-        Some(self.clock.first_token? - self.clock.accepted)
+        self.times.first_token_after()
     }
 
     /// Time from the first token to the last one so far.
     pub fn decode_time(&self) -> Duration {
-        self.clock.decode()
+        self.times.decode()
     }
 
     /// The log-probabilities of the tokens since they were taken last, if the request asks for them.
@@ -352,6 +384,7 @@ impl Generation {
                 Err(error) => {
                     self.stream = None;
                     self.faulty = error.is_the_models_fault();
+                    self.log(&error);
                     if matches!(error, GenerateError::Engine(EngineError::NotFinite)) {
                         self.model.health.not_finite();
                     }
@@ -365,12 +398,13 @@ impl Generation {
     /// Takes an event of the engine and returns the text that can go out.
     fn take(&mut self, event: Option<Result<Event, EngineError>>) -> Result<String, GenerateError> {
         match event.ok_or(EngineError::Stopped)?? {
-            Event::Prefilled { cached_tokens, queued } => {
-                (self.cached_tokens, self.queued) = (cached_tokens, queued);
+            Event::Prefilled { cached_tokens, queued, prefill } => {
+                self.cached_tokens = cached_tokens;
+                self.times.prefilled(queued, prefill, &self.model.metrics);
                 Ok(String::new())
             }
             Event::Token { token, logprobs } => {
-                self.clock.token(&self.model.metrics);
+                self.times.token(&self.model.metrics);
                 self.token_ids.push(token);
                 if let Some(logprobs) = logprobs {
                     let picked = self.picked_token(token, *logprobs)?;
@@ -389,6 +423,7 @@ impl Generation {
                 Ok(self.stopped((text, reason)))
             }
             Event::Finished(finished) => {
+                self.times.finished(finished.decode);
                 let reason = match finished.reason {
                     Finish::StopToken(token) if self.stop_tokens.contains(&token) => EndReason::Stop,
                     Finish::StopToken(_) | Finish::Complete => EndReason::EndOfText,
@@ -424,6 +459,18 @@ impl Generation {
         }
     }
 
+    /// A failure of the engine is told here, where it is known of which request it is.
+    fn log(&self, error: &GenerateError) {
+        let model = self.model.name.as_str();
+        match error {
+            GenerateError::Engine(EngineError::Mask(_)) => {
+                tracing::debug!(model, %error, "a format was given up");
+            }
+            GenerateError::Engine(_) if self.faulty => tracing::error!(model, %error, "generation failed"),
+            _ => {}
+        }
+    }
+
     fn picked_token(&self, token: TokenId, logprobs: TokenLogprobs) -> Result<PickedToken, GenerateError> {
         let likely =
             |(id, logprob)| Ok(LikelyToken { id, text: self.model.tokenizer.decode(&[id], false)?, logprob });
@@ -444,18 +491,23 @@ impl Generation {
     }
 
     fn count(&mut self, end: GenerationEnd) {
-        if !std::mem::replace(&mut self.clock.counted, true) {
-            let decode = self.clock.decode();
-            let health = &self.model.health;
-            if let Some(first) = self.clock.first_token {
-                health.first_token(first - self.clock.accepted);
-                health.tokens(self.token_ids.len().saturating_sub(1) as u64, decode);
-            }
-            if end != GenerationEnd::Cancelled {
-                health.generation_ended(self.faulty);
-            }
-            self.model.metrics.generation(end, self.token_ids.len(), self.clock.accepted.elapsed(), decode);
+        let prompt = (self.prompt_tokens.len(), self.cached_tokens);
+        let Some(decode) = self.times.end(end, prompt, self.token_ids.len()) else { return };
+        let health = &self.model.health;
+        if let Some(waited) = self.times.first_token_after() {
+            health.first_token(waited);
+            health.tokens(self.token_ids.len().saturating_sub(1) as u64, decode);
         }
+        if end != GenerationEnd::Cancelled {
+            health.generation_ended(self.faulty);
+        }
+        self.model.metrics.generation(EndedGeneration {
+            end,
+            tokens: self.token_ids.len(),
+            total: self.times.since_accepted(),
+            decode,
+            trace_id: self.times.sampled_trace(),
+        });
     }
 }
 
@@ -467,23 +519,5 @@ fn stopped_text(text: String, stop: &str, include_stop: bool) -> String {
 impl Drop for Generation {
     fn drop(&mut self) {
         self.count(GenerationEnd::Cancelled);
-    }
-}
-
-impl Clock {
-    fn token(&mut self, metrics: &crate::metrics::ModelMetrics) {
-        let now = Instant::now();
-        if self.first_token.is_none() {
-            self.first_token = Some(now);
-            metrics.first_token(now - self.accepted);
-        }
-        self.last_token = Some(now);
-    }
-
-    fn decode(&self) -> Duration {
-        match (self.first_token, self.last_token) {
-            (Some(first), Some(last)) => last - first,
-            _ => Duration::ZERO,
-        }
     }
 }

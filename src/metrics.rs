@@ -4,8 +4,11 @@
 
 mod cluster;
 mod declare;
+mod exemplars;
+mod latencies;
 mod lifecycle;
 mod model;
+mod picker;
 mod process;
 mod reference;
 
@@ -14,15 +17,17 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::proto::{Metric, MetricFamily};
-use prometheus::{Histogram, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use cluster::Cluster;
 pub use cluster::WriteOutcome;
 use declare::{Declare, Declared};
+use exemplars::Traced;
+pub use exemplars::{Exemplar, Exemplars};
 use lifecycle::Lifecycle;
 pub use lifecycle::{LoadPhase, SwapKind};
 use model::ModelFamilies;
-pub use model::ModelMetrics;
+pub use model::{EndedGeneration, ModelMetrics};
 use process::Process;
 
 /// Labels of a family that has none, and is there only once it has a value.
@@ -71,14 +76,40 @@ impl GenerationEnd {
     }
 }
 
+/// What became of spans that were to be sent to a collector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpanOutcome {
+    /// The collector has them.
+    Exported,
+    /// The collector did not take them in time.
+    Failed,
+    /// There was no room for them to wait.
+    Dropped,
+}
+
+impl SpanOutcome {
+    /// Value of the label `outcome`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Exported => "exported",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 /// All metrics, with the registry that gathers them.
 pub struct Metrics {
     registry: Registry,
     declared: Vec<Declared>,
+    exemplars: Exemplars,
+    /// Tokens of a block, where endpoint pickers are told.
+    picker_block_tokens: Option<usize>,
     http_requests: IntCounterVec,
-    http_request_duration: Histogram,
-    inference_duration: Histogram,
+    http_request_duration: Traced,
+    inference_duration: Traced,
     active_connections: IntGauge,
+    trace_spans: IntCounterVec,
     ready: IntGaugeVec,
     cluster: Cluster,
     lifecycle: Lifecycle,
@@ -95,30 +126,48 @@ impl Metrics {
         let metrics = Self {
             registry: Registry::new(),
             declared: Vec::new(),
+            exemplars: Exemplars::default(),
+            picker_block_tokens: None,
             http_requests: on.counters(
                 "http_requests_total",
                 "HTTP requests answered, by method and status code.",
                 &["method", "status"],
             ),
-            http_request_duration: on.histogram(
+            http_request_duration: on.traced(
                 "http_request_duration_seconds",
                 "Time from the head of an HTTP request to the end of its answer.",
                 REQUEST_SECONDS,
             ),
-            inference_duration: on.histogram(
+            inference_duration: on.traced(
                 "inference_duration_seconds",
                 "Time from an accepted generation to its last token, the wait in the queue included.",
                 REQUEST_SECONDS,
             ),
             active_connections: on.gauge("active_connections", "Open connections of the API listener."),
+            trace_spans: on.counters(
+                "trace_spans_total",
+                "Spans that were to be sent to a collector, by outcome: exported, failed, dropped.",
+                &["outcome"],
+            ),
             ready: on.gauges("ready", "1 while `/readyz` of this gateway says so, else 0.", &[]),
             cluster: Cluster::new(&on),
             lifecycle: Lifecycle::new(&on),
             models: ModelFamilies::new(&on),
             process: Process::new(&on),
         };
-        let (registry, declared) = on.done();
-        Self { registry, declared, ..metrics }
+        let (registry, declared, exemplars) = on.done();
+        Self { registry, declared, exemplars, ..metrics }
+    }
+
+    /// Adds the families that endpoint pickers look for; a block has so many tokens.
+    #[must_use]
+    pub fn for_pickers(self, block_tokens: usize) -> Self {
+        Self { picker_block_tokens: Some(block_tokens), ..self }
+    }
+
+    /// The sampled requests behind the latencies.
+    pub fn exemplars(&self) -> &Exemplars {
+        &self.exemplars
     }
 
     /// The metrics of a loaded model. `model` is a name that the operator chose, never one that a client sent.
@@ -126,10 +175,21 @@ impl Metrics {
         self.models.of(model, &self.inference_duration)
     }
 
-    /// Counts an answered HTTP request. `method` is a method of HTTP itself or `other`.
-    pub fn http_request(&self, method: &'static str, status: u16, duration: Duration) {
+    /// Counts an answered HTTP request. `method` is a method of HTTP itself or `other`; of sampled requests the trace is told.
+    pub fn http_request(
+        &self,
+        method: &'static str,
+        status: u16,
+        duration: Duration,
+        trace_id: Option<u128>,
+    ) {
         self.http_requests.with_label_values(&[method, &status.to_string()]).inc();
-        self.http_request_duration.observe(duration.as_secs_f64());
+        self.http_request_duration.observe(duration.as_secs_f64(), trace_id);
+    }
+
+    /// Counts spans by what became of them.
+    pub(crate) fn spans(&self, outcome: SpanOutcome, spans: usize) {
+        self.trace_spans.with_label_values(&[outcome.label()]).inc_by(spans as u64);
     }
 
     /// Counts a connection of the API listener as open until the guard is dropped.
@@ -147,7 +207,11 @@ impl Metrics {
     pub fn gather(&self) -> Vec<MetricFamily> {
         self.process.refresh();
         self.models.refresh();
-        self.registry.gather()
+        let mut families = self.registry.gather();
+        if let Some(block_tokens) = self.picker_block_tokens {
+            families.extend(self.models.sums(block_tokens).families());
+        }
+        families
     }
 }
 

@@ -9,10 +9,13 @@
 //! From: OpenMetrics 1.0.0, <https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md>.
 
 use std::fmt::{self, Write};
+use std::time::UNIX_EPOCH;
 
 use prometheus::TextEncoder;
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 use thiserror::Error;
+
+use crate::metrics::{Exemplar, Exemplars};
 
 /// Units in names: only what a family name ends with may be declared as its unit.
 const UNITS: [&str; 4] = ["seconds", "bytes", "tokens", "ratio"];
@@ -36,8 +39,11 @@ pub enum OpenMetricsError {
 /// A text format for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// OpenMetrics 1.0.
-    OpenMetrics,
+    /// OpenMetrics 1.0, with exemplars if it was asked for by name: parsers of the older format stumble over them.
+    OpenMetrics {
+        /// Whether it has exemplars.
+        exemplars: bool,
+    },
     /// Prometheus text 0.0.4.
     Prometheus,
 }
@@ -46,7 +52,7 @@ impl Format {
     /// Value of the `Content-Type` header.
     pub fn content_type(self) -> &'static str {
         match self {
-            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::OpenMetrics { .. } => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
         }
     }
@@ -57,12 +63,16 @@ impl Format {
 /// `escaping` make no difference: there is one version of each, and the answer says which.
 pub fn negotiate(accept: Option<&str>) -> Format {
     let ranges: Vec<Range<'_>> = accept.unwrap_or_default().split(',').filter_map(Range::parse).collect();
-    if liking(&ranges, "text", "plain") > liking(&ranges, "application", "openmetrics-text") {
+    let open_metrics = liking(&ranges, "application", "openmetrics-text");
+    if liking(&ranges, "text", "plain") > open_metrics {
         Format::Prometheus
     } else {
-        Format::OpenMetrics
+        Format::OpenMetrics { exemplars: open_metrics.1 == BY_NAME }
     }
 }
+
+/// Closeness of a range that names the very type.
+const BY_NAME: u8 = 2;
 
 /// Quality in thousandths, then how closely the type was named. The closest range decides; of equals the better.
 fn liking(ranges: &[Range<'_>], kind: &str, subtype: &str) -> (u16, u8) {
@@ -98,7 +108,9 @@ impl<'accept> Range<'accept> {
         match (*own_kind, *own_subtype) {
             ("*", "*") => Some(0),
             (own, "*") if own.eq_ignore_ascii_case(kind) => Some(1),
-            (own, sub) if own.eq_ignore_ascii_case(kind) && sub.eq_ignore_ascii_case(subtype) => Some(2),
+            (own, sub) if own.eq_ignore_ascii_case(kind) && sub.eq_ignore_ascii_case(subtype) => {
+                Some(BY_NAME)
+            }
             _other => None,
         }
     }
@@ -110,13 +122,20 @@ impl<'accept> Range<'accept> {
 /// [`OpenMetricsError::Kind`] for summaries and untyped metrics, [`OpenMetricsError::Prometheus`] for families without
 /// name or metrics; a registry gathers neither when only counters, gauges and histograms are declared.
 #[expect(clippy::missing_panics_doc, reason = "writing to a String cannot fail")]
-pub fn encode(families: &[MetricFamily], format: Format) -> Result<String, OpenMetricsError> {
+pub fn encode(
+    families: &[MetricFamily],
+    exemplars: &Exemplars,
+    format: Format,
+) -> Result<String, OpenMetricsError> {
     let kinds = families.iter().map(Kind::of).collect::<Result<Vec<_>, _>>()?;
     match format {
         Format::Prometheus => {
             TextEncoder::new().encode_to_string(families).map_err(OpenMetricsError::Prometheus)
         }
-        Format::OpenMetrics => Ok(write(families, &kinds).expect("a String takes any text")),
+        Format::OpenMetrics { exemplars: wanted } => {
+            let exemplars = wanted.then_some(exemplars);
+            Ok(write(families, &kinds, exemplars).expect("a String takes any text"))
+        }
     }
 }
 
@@ -149,16 +168,25 @@ impl Kind {
     }
 }
 
-fn write(families: &[MetricFamily], kinds: &[Kind]) -> Result<String, fmt::Error> {
+fn write(
+    families: &[MetricFamily],
+    kinds: &[Kind],
+    exemplars: Option<&Exemplars>,
+) -> Result<String, fmt::Error> {
     let mut out = String::new();
     for (family, kind) in families.iter().zip(kinds) {
-        write_family(family, *kind, &mut out)?;
+        write_family(family, *kind, exemplars, &mut out)?;
     }
     out.push_str("# EOF\n");
     Ok(out)
 }
 
-fn write_family(family: &MetricFamily, kind: Kind, out: &mut String) -> fmt::Result {
+fn write_family(
+    family: &MetricFamily,
+    kind: Kind,
+    exemplars: Option<&Exemplars>,
+    out: &mut String,
+) -> fmt::Result {
     let declared = family.name();
     let name = match kind {
         Kind::Counter => declared.strip_suffix("_total").unwrap_or(declared),
@@ -174,23 +202,40 @@ fn write_family(family: &MetricFamily, kind: Kind, out: &mut String) -> fmt::Res
         match kind {
             Kind::Counter => sample.write("_total", None, &number(metric.get_counter().get_value()), out)?,
             Kind::Gauge => sample.write("", None, &number(metric.get_gauge().get_value()), out)?,
-            Kind::Histogram => write_histogram(metric, &sample, out)?,
+            Kind::Histogram => {
+                let exemplars = exemplars.and_then(|all| all.of(declared, metric));
+                write_histogram(metric, &sample, &exemplars.unwrap_or_default(), out)?;
+            }
         }
     }
     Ok(())
 }
 
-/// The buckets are cumulative already; the one of +∞ is added, as the crate leaves it out.
-fn write_histogram(metric: &Metric, sample: &Sample<'_>, out: &mut String) -> fmt::Result {
+/// The buckets are cumulative already; the one of +∞ is added, as the crate leaves it out. Exemplars stand behind the values.
+fn write_histogram(
+    metric: &Metric,
+    sample: &Sample<'_>,
+    exemplars: &[Option<Exemplar>],
+    out: &mut String,
+) -> fmt::Result {
     let histogram = metric.get_histogram();
-    let count = histogram.get_sample_count().to_string();
-    for bucket in histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound() < f64::INFINITY) {
-        let le = canonical(bucket.upper_bound());
-        sample.write("_bucket", Some(&le), &bucket.cumulative_count().to_string(), out)?;
+    let count = histogram.get_sample_count();
+    let bounded = histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound() < f64::INFINITY);
+    let bounded = bounded.map(|bucket| (canonical(bucket.upper_bound()), bucket.cumulative_count()));
+    let mut exemplars = exemplars.iter();
+    for (le, count) in bounded.chain([("+Inf".to_owned(), count)]) {
+        let exemplar = exemplars.next().and_then(Option::as_ref).map(exemplar).unwrap_or_default();
+        sample.write("_bucket", Some(&le), &format!("{count}{exemplar}"), out)?;
     }
-    sample.write("_bucket", Some("+Inf"), &count, out)?;
+    let count = count.to_string();
     sample.write("_sum", None, &number(histogram.get_sample_sum()), out)?;
     sample.write("_count", None, &count, out)
+}
+
+fn exemplar(exemplar: &Exemplar) -> String {
+    let Exemplar { trace_id, value, at } = exemplar;
+    let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    format!(" # {{trace_id=\"{trace_id:032x}\"}} {} {seconds:.3}", number(*value))
 }
 
 /// What the sample lines of one metric have in common.
@@ -200,7 +245,7 @@ struct Sample<'family> {
 }
 
 impl Sample<'_> {
-    /// Writes one line. An exemplar, once there is one, stands behind the value.
+    /// Writes one line.
     fn write(&self, suffix: &str, le: Option<&str>, value: &str, out: &mut String) -> fmt::Result {
         let own = self.labels.iter().map(|label| (label.name(), label.value()));
         let labels: Vec<String> = own

@@ -12,6 +12,7 @@ use crate::model::source::Progress;
 use crate::model::store::Prepared;
 use crate::model::{Defaults, Desired, HugePages, LoadedModel, Pinned, Registry, Target, Workshop};
 use crate::models_file;
+use crate::telemetry::Traces;
 
 /// A model that answers this process.
 pub struct OneModel {
@@ -51,7 +52,7 @@ pub async fn load_one(
         store_of(settings, from_environment)?,
         start_runtime(&settings.engine)?,
         Arc::new(Registry::default()),
-        Arc::new(Metrics::new()),
+        (Arc::new(Metrics::new()), Traces::default()),
         (None, trial(settings)?),
     )?;
     let (model, files) = workshop.bring(&target, progress).await.map_err(|error| {

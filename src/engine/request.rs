@@ -83,6 +83,8 @@ pub enum Event {
         cached_tokens: usize,
         /// Waiting for a row of the batch.
         queued: Duration,
+        /// From the row to the first picked token.
+        prefill: Duration,
     },
     /// The next token of the output.
     Token {

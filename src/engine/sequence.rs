@@ -171,8 +171,10 @@ impl Sequence {
         logprobs: Option<Box<TokenLogprobs>>,
     ) -> Result<Option<Finish>, EngineError> {
         if self.first_token.is_none() {
-            self.first_token = Some(Instant::now());
-            self.emit(Ok(Event::Prefilled { cached_tokens: self.copied, queued: self.queued() }));
+            let now = Instant::now();
+            self.first_token = Some(now);
+            let prefill = now - self.admitted.unwrap_or(now);
+            self.emit(Ok(Event::Prefilled { cached_tokens: self.copied, queued: self.queued(), prefill }));
         }
         if self.request.stop_tokens.contains(&token) {
             self.stop_logprobs = logprobs;

@@ -372,12 +372,8 @@ fn settle(sequence: Sequence, outcome: Result<Option<Finish>, EngineError>, metr
     match outcome {
         Ok(Some(reason)) => sequence.finish(reason),
         Ok(None) => {}
-        Err(error @ EngineError::Mask(_)) => {
-            tracing::debug!(%error, "a format was given up");
-            sequence.fail(error);
-        }
+        Err(error @ EngineError::Mask(_)) => sequence.fail(error),
         Err(error) => {
-            tracing::error!(%error, "generation failed");
             metrics.engine_failed(if matches!(error, EngineError::NotFinite) { "not_finite" } else { "run" });
             sequence.fail(error);
         }

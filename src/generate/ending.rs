@@ -28,11 +28,11 @@ impl Generation {
 
     /// When the request was checked and handed to the engine.
     pub fn submitted(&self) -> Instant {
-        self.clock.submitted
+        self.times.submitted()
     }
 
     /// How long it waited for a row, known with the first piece.
     pub fn queued(&self) -> Duration {
-        self.queued
+        self.times.queued()
     }
 }

@@ -82,6 +82,32 @@ impl From<EngineError> for Refused {
 }
 
 impl GenerateError {
+    /// What failed, in one word.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Text(_) | Self::Interrupted => "text_failed",
+            Self::NoTokens => "no_tokens",
+            Self::NoChat(_) => "no_chat_template",
+            Self::Template(_) | Self::Prompt(_) => "template_failed",
+            Self::Format(_) => "invalid_format",
+            Self::TooManyGenerations { .. } => "too_many_generations",
+            Self::TooManyTokens { .. } => "too_many_tokens",
+            Self::Engine(error) => match error {
+                EngineError::Run(_) => "run_failed",
+                EngineError::NotFinite => "not_finite",
+                EngineError::Stopped => "engine_stopped",
+                EngineError::Overloaded { .. } => "overloaded",
+                EngineError::ContextExceeded { .. } => "context_length_exceeded",
+                EngineError::CacheExceeded { .. } => "cache_memory_exceeded",
+                EngineError::DeadlineExceeded => "deadline_exceeded",
+                EngineError::UnknownToken { .. } => "unknown_token",
+                EngineError::Mask(_) => "format_failed",
+                EngineError::Replaced => "replaced",
+                EngineError::ShuttingDown => "shutting_down",
+            },
+        }
+    }
+
     /// Whether the model or its engine is to blame, rather than the request, the load or the end of the process.
     pub(super) fn is_the_models_fault(&self) -> bool {
         match self {

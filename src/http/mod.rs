@@ -40,6 +40,7 @@ pub use native::{LocalAnswer, LocalError, LocalPrompt, LocalRequest, Summary};
 use crate::metrics::Metrics;
 use crate::model::Registry;
 use crate::shutdown::Phase;
+use crate::telemetry::Traces;
 use error::{ApiError, Dialect};
 use request_id::RequestId;
 
@@ -49,6 +50,8 @@ pub struct Api {
     pub registry: Arc<Registry>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// Where traces go.
+    pub traces: Traces,
     /// Where in its life the process is.
     pub phase: watch::Receiver<Phase>,
     /// Limits of requests.
@@ -82,7 +85,7 @@ pub fn api_router(api: &Arc<Api>) -> Router {
     routes
         .layer(middleware::from_fn(panics::caught))
         .layer(middleware::from_fn_with_state(api.phase.clone(), leaving::last_answers))
-        .layer(middleware::from_fn_with_state(Arc::clone(&api.metrics), observe::observe))
+        .layer(middleware::from_fn_with_state(Arc::clone(api), observe::observe))
 }
 
 /// The routes of the API listener, and the document that describes them.

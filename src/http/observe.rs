@@ -1,48 +1,57 @@
-//! Around every request: its id, its span, one log line when it comes and one when its answer is complete, its metrics.
+//! Around every request: its id, its trace, its span, one log line when its answer is complete, its metrics.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
-use axum::http::{Method, StatusCode};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tracing::{Instrument, Span};
 
+use super::Api;
 use super::request_id::{HEADER, RequestId};
-use crate::metrics::Metrics;
+use crate::telemetry::{Answered, RequestTrace, Told, Traces};
+
+/// The header that says in which trace a request is, and of the answer: which span of it this was.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Middleware of the API listener.
-pub(super) async fn observe(
-    State(metrics): State<Arc<Metrics>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
+pub(super) async fn observe(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     let method = method_label(request.method());
-    let span = tracing::info_span!("request", request_id = %id);
     // The path is a route of ours or nothing that is worth a line of its own; a query may hold anything.
     let path: String = request.uri().path().chars().filter(|c| !c.is_control()).take(128).collect();
+    let route = request.extensions().get::<MatchedPath>().map(|route| route.as_str().to_owned());
+    let off = Traces::default();
+    let traces = if is_routine(&path) { &off } else { &api.traces };
+    let traceparent = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    let trace = RequestTrace::begin(traces, traceparent);
+    let span = tracing::info_span!("request", request_id = %id, trace_id = trace.trace_id());
     request.extensions_mut().insert(id.clone());
     let mut observed = Observed {
-        metrics,
+        api,
+        request_id: id.to_string(),
+        trace: trace.clone(),
         method,
         path,
+        route,
         status: StatusCode::INTERNAL_SERVER_ERROR,
         started: Instant::now(),
         complete: false,
         span: span.clone(),
     };
-    if !is_routine(&observed.path) {
-        span.in_scope(|| tracing::info!(method, path = observed.path, "request"));
-    }
+    span.in_scope(|| tracing::debug!(method, path = observed.path, "request"));
 
-    let mut response = next.run(request).instrument(span).await;
+    let mut response = trace.scope(next.run(request)).instrument(span).await;
     response.headers_mut().insert(HEADER, id.header_value());
+    if let Ok(place) = HeaderValue::from_str(&trace.header()) {
+        response.headers_mut().insert(TRACEPARENT, place);
+    }
     observed.status = response.status();
     // Nobody polls a body that is not sent.
     observed.complete = method == "HEAD" || response.body().is_end_stream();
@@ -71,11 +80,14 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// Logs and counts when it is dropped: at the end of the answer, or when the client goes away before it.
+/// Logs, counts and ends the trace when it is dropped: at the end of the answer, or when the client goes away before it.
 struct Observed {
-    metrics: Arc<Metrics>,
+    api: Arc<Api>,
+    request_id: String,
+    trace: RequestTrace,
     method: &'static str,
     path: String,
+    route: Option<String>,
     status: StatusCode,
     started: Instant,
     complete: bool,
@@ -87,18 +99,52 @@ impl Drop for Observed {
         let duration = self.started.elapsed();
         // The code that others use for a client that closed its connection before an answer.
         let status = if self.complete { self.status.as_u16() } else { 499 };
-        self.metrics.http_request(self.method, status, duration);
-        let duration_ms = duration.as_secs_f64() * 1e3;
+        self.api.metrics.http_request(self.method, status, duration, self.trace.sampled_trace());
+        self.trace.end(&Answered {
+            method: self.method,
+            route: self.route.as_deref(),
+            path: &self.path,
+            status,
+            request_id: &self.request_id,
+        });
         let _entered = self.span.enter();
-        let (method, path) = (self.method, self.path.as_str());
+        self.log(status, duration);
+    }
+}
+
+impl Observed {
+    /// The one line that a request has, with what it got and where its time went.
+    fn log(&self, status: u16, duration: Duration) {
+        let Self { method, path, route, complete, .. } = self;
+        let (path, route, duration_ms) = (path.as_str(), route.as_deref(), milliseconds(duration));
         if is_routine(path) {
             tracing::debug!(method, path, status, duration_ms, "response");
-        } else if self.complete {
-            tracing::info!(method, path, status, duration_ms, "response");
-        } else {
-            tracing::info!(method, path, status, duration_ms, "response not taken: the client went away");
+            return;
         }
+        let Told { model, prompt_tokens, output_tokens, finish_reason, queue, prefill, decode, .. } =
+            self.trace.told();
+        tracing::info!(
+            method,
+            path,
+            route,
+            status,
+            duration_ms,
+            model,
+            prompt_tokens,
+            output_tokens,
+            finish_reason,
+            queue_ms = queue.map(milliseconds),
+            prefill_ms = prefill.map(milliseconds),
+            decode_ms = decode.map(milliseconds),
+            "{}",
+            if *complete { "response" } else { "response not taken: the client went away" }
+        );
     }
+}
+
+/// To the microsecond.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// The answer's body, which knows whether it was read to its end.
@@ -115,7 +161,9 @@ impl HttpBody for ObservedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
+        // Whoever makes the rest of a stream works for this request.
+        let span = self.observed.span.clone();
+        let frame = span.in_scope(|| Pin::new(&mut self.body).poll_frame(context));
         if matches!(frame, Poll::Ready(None))
             || (matches!(frame, Poll::Ready(Some(Ok(_)))) && self.body.is_end_stream())
         {

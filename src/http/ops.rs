@@ -230,7 +230,7 @@ fn answers(ready: bool, state: ModelState) -> Option<bool> {
 pub(super) fn exposition(metrics: &Metrics, headers: &HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = openmetrics::negotiate(accept);
-    match openmetrics::encode(&metrics.gather(), format) {
+    match openmetrics::encode(&metrics.gather(), metrics.exemplars(), format) {
         Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "failed to write the metrics");

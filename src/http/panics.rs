@@ -34,16 +34,14 @@ pub(super) async fn caught(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use axum::body::{Body, to_bytes};
+    use axum::http::{HeaderMap, HeaderValue};
     use axum::{Router, middleware};
     use serde_json::{Value, json};
     use tower::ServiceExt;
 
     use super::*;
-    use crate::http::observe;
-    use crate::metrics::Metrics;
+    use crate::http::request_id::HEADER;
 
     async fn broken() -> Response {
         panic!("a secret of the gateway")
@@ -51,10 +49,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_answered_in_the_dialect_of_its_path() {
+        let headers = HeaderMap::from_iter([(HEADER, HeaderValue::from_static("r-1"))]);
         let router = Router::new()
             .fallback(broken)
             .layer(middleware::from_fn(caught))
-            .layer(middleware::from_fn_with_state(Arc::new(Metrics::new()), observe::observe));
+            .layer(Extension(RequestId::of(&headers)));
         let message = "the gateway failed to answer, by a fault of its own";
         let native =
             json!({"code": "internal_error", "message": message, "field": null, "request_id": "r-1"});
@@ -66,10 +65,9 @@ mod tests {
             ("/v2/models/m/generate", json!({"error": message})),
             ("/generate", json!({"error": message, "error_type": "internal_error"})),
         ] {
-            let request = Request::post(path).header("x-request-id", "r-1").body(Body::empty()).unwrap();
+            let request = Request::post(path).body(Body::empty()).unwrap();
             let response = router.clone().oneshot(request).await.unwrap();
             assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-            assert_eq!(response.headers()["x-request-id"], "r-1");
             let bytes = to_bytes(response.into_body(), 1 << 16).await.unwrap();
             assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap(), body, "{path}");
         }

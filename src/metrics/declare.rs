@@ -8,6 +8,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
+use super::exemplars::{Exemplars, Traced, TracedFamily};
+
 /// Names are constants of this program, so a clash is a programming error.
 const UNIQUE: &str = "metric names of this program are valid and unique";
 /// What every program tells of its process has the same names everywhere.
@@ -29,12 +31,13 @@ pub(super) struct Declared {
 pub(super) struct Declare {
     registry: Registry,
     declared: RefCell<Vec<Declared>>,
+    exemplars: Exemplars,
 }
 
 impl Declare {
-    /// The registry with everything, and everything that was declared.
-    pub(super) fn done(self) -> (Registry, Vec<Declared>) {
-        (self.registry, self.declared.into_inner())
+    /// The registry with everything, everything that was declared, and where exemplars are.
+    pub(super) fn done(self) -> (Registry, Vec<Declared>, Exemplars) {
+        (self.registry, self.declared.into_inner(), self.exemplars)
     }
 
     fn register<C: Collector + Clone + 'static>(&self, metric: C, kind: &'static str, buckets: &[f64]) -> C {
@@ -98,6 +101,17 @@ impl Declare {
     ) -> HistogramVec {
         let options = HistogramOpts::new(full(name), help).buckets(buckets.to_vec());
         self.register(HistogramVec::new(options, labels).expect(UNIQUE), "histogram", buckets)
+    }
+
+    /// A histogram with exemplars.
+    pub(super) fn traced(&self, name: &str, help: &str, buckets: &[f64]) -> Traced {
+        Traced::single(self.histogram(name, help, buckets), &full(name), buckets, &self.exemplars)
+    }
+
+    /// A family of histograms with exemplars, one for each model.
+    pub(super) fn traced_by_model(&self, name: &str, help: &str, bounds: &'static [f64]) -> TracedFamily {
+        let histograms = self.histograms(name, help, bounds, &["model"]);
+        TracedFamily { histograms, name: full(name), bounds, exemplars: self.exemplars.clone() }
     }
 }
 

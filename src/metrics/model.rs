@@ -6,8 +6,13 @@ use std::time::Duration;
 
 use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
-use super::{Declare, FIRST_TOKEN_SECONDS, GenerationEnd, TOKEN_SECONDS, label_values};
+use super::exemplars::Traced;
+use super::latencies::{Latencies, LatencyFamilies};
+use super::picker::{self, Sums};
+use super::{Declare, GenerationEnd, TOKEN_SECONDS, label_values};
 
+/// Powers of four, as the conventions of OpenTelemetry have them for tokens of a request.
+const TOKENS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0];
 const BATCH_ROWS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 
 /// Families with a label `model`, from which [`ModelMetrics`] takes its own children.
@@ -16,8 +21,9 @@ pub(super) struct ModelFamilies {
     generated_tokens: IntCounterVec,
     generations: IntCounterVec,
     engine_failures: IntCounterVec,
-    time_to_first_token: HistogramVec,
-    time_per_output_token: HistogramVec,
+    prompt_sizes: HistogramVec,
+    output_sizes: HistogramVec,
+    latencies: LatencyFamilies,
     requests_running: IntGaugeVec,
     requests_waiting: IntGaugeVec,
     queue_limit: IntGaugeVec,
@@ -30,8 +36,6 @@ pub(super) struct ModelFamilies {
     prefix_hit: IntCounterVec,
     draft_proposed: IntCounterVec,
     draft_accepted: IntCounterVec,
-    queue_duration: HistogramVec,
-    prefill_duration: HistogramVec,
     step_duration: HistogramVec,
     step_rows: HistogramVec,
 }
@@ -45,8 +49,9 @@ pub struct ModelMetrics {
     generations: IntCounterVec,
     engine_failures: IntCounterVec,
     model: String,
-    time_to_first_token: Histogram,
-    time_per_output_token: Histogram,
+    prompt_sizes: Histogram,
+    output_sizes: Histogram,
+    latencies: Latencies,
     requests_running: Share,
     requests_waiting: Share,
     queue_limit: Share,
@@ -58,11 +63,24 @@ pub struct ModelMetrics {
     prefix_hit: IntCounter,
     draft_proposed: IntCounter,
     draft_accepted: IntCounter,
-    queue_duration: Histogram,
-    prefill_duration: Histogram,
     step_duration: Histogram,
     step_rows: Histogram,
-    inference_duration: Histogram,
+    inference_duration: Traced,
+}
+
+/// A generation that has ended.
+#[derive(Debug, Clone, Copy)]
+pub struct EndedGeneration {
+    /// How.
+    pub end: GenerationEnd,
+    /// Tokens that it has.
+    pub tokens: usize,
+    /// Time since it was accepted.
+    pub total: Duration,
+    /// Time from its first to its last token.
+    pub decode: Duration,
+    /// The trace of its request, if that is sampled.
+    pub trace_id: Option<u128>,
 }
 
 impl ModelFamilies {
@@ -80,18 +98,19 @@ impl ModelFamilies {
                 "Generations that the engine could not go on with, by kind: run, not_finite.",
                 &["model", "kind"],
             ),
-            time_to_first_token: on.histograms(
-                "time_to_first_token_seconds",
-                "Time from an accepted generation to its first token, the wait in the queue included.",
-                FIRST_TOKEN_SECONDS,
+            prompt_sizes: on.histograms(
+                "generation_prompt_tokens",
+                "Tokens of the prompt of an accepted generation.",
+                TOKENS,
                 &["model"],
             ),
-            time_per_output_token: on.histograms(
-                "time_per_output_token_seconds",
-                "Mean time of each output token after the first, one observation a generation.",
-                TOKEN_SECONDS,
+            output_sizes: on.histograms(
+                "generation_output_tokens",
+                "Tokens that a generation has when it ends.",
+                TOKENS,
                 &["model"],
             ),
+            latencies: LatencyFamilies::new(on),
             requests_running: on.gauges("requests_running", "Generations in a row of the batch.", &["model"]),
             requests_waiting: on.gauges("requests_waiting", "Generations waiting for a row.", &["model"]),
             queue_limit: on.gauges(
@@ -136,18 +155,6 @@ impl ModelFamilies {
                 "Drafted tokens that were the ones picked.",
                 &["model"],
             ),
-            queue_duration: on.histograms(
-                "queue_duration_seconds",
-                "Time that generations waited for a row.",
-                FIRST_TOKEN_SECONDS,
-                &["model"],
-            ),
-            prefill_duration: on.histograms(
-                "prefill_duration_seconds",
-                "Time from the row to the first token.",
-                FIRST_TOKEN_SECONDS,
-                &["model"],
-            ),
             step_duration: on.histograms(
                 "step_duration_seconds",
                 "Time of an engine step: a piece of a prompt, if any, and one token or a draft for each decoding row.",
@@ -174,15 +181,27 @@ impl ModelFamilies {
         }
     }
 
+    /// What endpoint pickers are told.
+    pub(super) fn sums(&self, block_tokens: usize) -> Sums {
+        Sums {
+            waiting: picker::sum(&self.requests_waiting),
+            running: picker::sum(&self.requests_running),
+            reserved_tokens: picker::sum(&self.cache_reserved),
+            capacity_tokens: picker::sum(&self.cache_capacity),
+            block_tokens,
+        }
+    }
+
     /// The children of one model.
-    pub(super) fn of(&self, model: &str, inference_duration: &Histogram) -> ModelMetrics {
+    pub(super) fn of(&self, model: &str, inference_duration: &Traced) -> ModelMetrics {
         let ModelFamilies {
             prompt_tokens,
             generated_tokens,
             generations,
             engine_failures,
-            time_to_first_token,
-            time_per_output_token,
+            prompt_sizes,
+            output_sizes,
+            latencies,
             requests_running,
             requests_waiting,
             queue_limit,
@@ -195,8 +214,6 @@ impl ModelFamilies {
             prefix_hit,
             draft_proposed,
             draft_accepted,
-            queue_duration,
-            prefill_duration,
             step_duration,
             step_rows,
         } = self;
@@ -207,8 +224,9 @@ impl ModelFamilies {
             generations: generations.clone(),
             engine_failures: engine_failures.clone(),
             model: model.to_owned(),
-            time_to_first_token: time_to_first_token.with_label_values(label),
-            time_per_output_token: time_per_output_token.with_label_values(label),
+            prompt_sizes: prompt_sizes.with_label_values(label),
+            output_sizes: output_sizes.with_label_values(label),
+            latencies: latencies.of(model),
             requests_running: Share::of(requests_running.with_label_values(label)),
             requests_waiting: Share::of(requests_waiting.with_label_values(label)),
             queue_limit: Share::of(queue_limit.with_label_values(label)),
@@ -220,8 +238,6 @@ impl ModelFamilies {
             prefix_hit: prefix_hit.with_label_values(label),
             draft_proposed: draft_proposed.with_label_values(label),
             draft_accepted: draft_accepted.with_label_values(label),
-            queue_duration: queue_duration.with_label_values(label),
-            prefill_duration: prefill_duration.with_label_values(label),
             step_duration: step_duration.with_label_values(label),
             step_rows: step_rows.with_label_values(label),
             inference_duration: inference_duration.clone(),
@@ -233,21 +249,40 @@ impl ModelMetrics {
     /// A generation was accepted.
     pub fn accepted(&self, prompt_tokens: usize) {
         self.prompt_tokens.inc_by(prompt_tokens as u64);
+        self.prompt_sizes.observe(prompt_tokens as f64);
     }
 
-    /// The first token came `since_accepted` after the request was accepted.
-    pub fn first_token(&self, since_accepted: Duration) {
-        self.time_to_first_token.observe(since_accepted.as_secs_f64());
+    /// The first token came `since_accepted` after the request was accepted. Of sampled requests the trace is told.
+    pub fn first_token(&self, since_accepted: Duration, trace_id: Option<u128>) {
+        self.latencies.time_to_first_token.observe(since_accepted.as_secs_f64(), trace_id);
     }
 
-    /// A generation ended. `decode` is the time from its first to its last token.
-    pub fn generation(&self, end: GenerationEnd, tokens: usize, total: Duration, decode: Duration) {
+    /// The engine, which knows of no traces, has counted that a generation `queued` and was prefilled: whose it was.
+    pub fn engine_phases(&self, queued: Duration, prefill: Duration, trace_id: Option<u128>) {
+        self.latencies.queue_duration.note(queued.as_secs_f64(), trace_id);
+        self.latencies.prefill_duration.note(prefill.as_secs_f64(), trace_id);
+    }
+
+    /// A generation ended.
+    pub fn generation(&self, ended: EndedGeneration) {
+        let EndedGeneration { end, tokens, total, decode, trace_id } = ended;
         self.generations.with_label_values(&[self.model.as_str(), end.label()]).inc();
         self.generated_tokens.inc_by(tokens as u64);
-        self.inference_duration.observe(total.as_secs_f64());
+        self.output_sizes.observe(tokens as f64);
+        self.inference_duration.observe(total.as_secs_f64(), trace_id);
+        self.latencies.generation_duration.observe(total.as_secs_f64(), trace_id);
         if tokens > 1 {
-            self.time_per_output_token.observe(decode.as_secs_f64() / (tokens - 1) as f64);
+            self.latencies.decode_duration.observe(decode.as_secs_f64(), trace_id);
+            self.latencies
+                .time_per_output_token
+                .observe(decode.as_secs_f64() / (tokens - 1) as f64, trace_id);
         }
+    }
+
+    /// Generations in a row, and those that wait for one, of this loaded model alone.
+    pub fn running_and_waiting(&self) -> (usize, usize) {
+        let of = |share: &Share| usize::try_from(share.get()).unwrap_or_default();
+        (of(&self.requests_running), of(&self.requests_waiting))
     }
 
     /// The engine could not go on with a generation; `kind` is `run` or `not_finite`.
@@ -275,12 +310,12 @@ impl ModelMetrics {
 
     /// A sequence got a row after `waited`.
     pub(crate) fn admitted(&self, waited: Duration) {
-        self.queue_duration.observe(waited.as_secs_f64());
+        self.latencies.queue_duration.observe(waited.as_secs_f64(), None);
     }
 
     /// A sequence has its first token.
     pub(crate) fn prefilled(&self, duration: Duration) {
-        self.prefill_duration.observe(duration.as_secs_f64());
+        self.latencies.prefill_duration.observe(duration.as_secs_f64(), None);
     }
 
     /// Of a prompt of `tokens` tokens, `copied` were known.
@@ -321,6 +356,10 @@ struct Part {
 impl Share {
     fn of(gauge: IntGauge) -> Self {
         Self(Arc::new(Part { gauge, value: AtomicI64::new(0) }))
+    }
+
+    fn get(&self) -> i64 {
+        self.0.value.load(Ordering::Relaxed)
     }
 
     fn set(&self, value: i64) {

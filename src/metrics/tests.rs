@@ -126,3 +126,55 @@ fn the_page_has_every_family() {
         assert!(page.contains(&format!("| `{}` |", family.name())), "{}", family.name());
     }
 }
+
+#[test]
+fn endpoint_pickers_are_told_one_sum_of_all_models_and_only_when_asked_for() {
+    let names = |metrics: &Metrics| -> Vec<String> {
+        let families = metrics.gather();
+        families.iter().map(|family| family.name().to_owned()).filter(|name| name.contains(':')).collect()
+    };
+    assert!(names(&Metrics::new()).is_empty());
+    let metrics = Metrics::new().for_pickers(64);
+    assert_eq!(samples(&metrics, "vllm:kv_cache_usage_perc"), [" = 0"]);
+    let (chat, code) = (metrics.model("chat"), metrics.model("code"));
+    chat.capacity(4, 640);
+    chat.load(3, 2, 600);
+    code.capacity(4, 1280);
+    code.load(1, 5, 360);
+    assert_eq!(samples(&metrics, "vllm:num_requests_waiting"), [" = 7"]);
+    assert_eq!(samples(&metrics, "vllm:num_requests_running"), [" = 4"]);
+    assert_eq!(samples(&metrics, "vllm:kv_cache_usage_perc"), [" = 0.5"]);
+    assert_eq!(samples(&metrics, "vllm:cache_config_info"), ["64 30 = 1"]);
+    assert_eq!(names(&metrics).len(), 4);
+}
+
+#[test]
+fn a_bucket_tells_the_last_sampled_request_in_it() {
+    use crate::openmetrics::{Format, encode};
+    let exposition = |metrics: &Metrics, exemplars| {
+        encode(&metrics.gather(), metrics.exemplars(), Format::OpenMetrics { exemplars }).unwrap()
+    };
+    let metrics = Metrics::new();
+    let model = metrics.model("chat");
+    for (milliseconds, trace_id) in [(3, Some(7)), (4, Some(0xabc)), (4, None), (1_000_000, Some(9))] {
+        model.first_token(Duration::from_millis(milliseconds), trace_id);
+    }
+    metrics.http_request("GET", 200, Duration::from_millis(5), Some(1));
+    model.engine_phases(Duration::ZERO, Duration::from_secs(1), Some(u128::MAX));
+    let text = exposition(&metrics, true);
+    for (line, value) in [
+        ("time_to_first_token_seconds_bucket{model=\"chat\",le=\"0.001\"} 0", None),
+        ("time_to_first_token_seconds_bucket{model=\"chat\",le=\"0.005\"} 3", Some((0xabc, "0.004"))),
+        ("time_to_first_token_seconds_bucket{model=\"chat\",le=\"0.01\"} 3", None),
+        ("time_to_first_token_seconds_bucket{model=\"chat\",le=\"+Inf\"} 4", Some((9, "1000"))),
+        ("http_request_duration_seconds_bucket{le=\"0.005\"} 1", Some((1, "0.005"))),
+        ("queue_duration_seconds_bucket{model=\"chat\",le=\"0.001\"} 0", Some((u128::MAX, "0"))),
+    ] {
+        let line = format!("inference_gateway_{line}");
+        let found = text.lines().find_map(|one| one.strip_prefix(&line)).unwrap_or_else(|| panic!("{line}"));
+        let exemplar = value.map(|(id, value)| format!(" # {{trace_id=\"{id:032x}\"}} {value} "));
+        assert!(found.starts_with(exemplar.as_deref().unwrap_or_default()), "{line}{found}");
+        assert_eq!(found.is_empty(), exemplar.is_none(), "{line}{found}");
+    }
+    assert!(!exposition(&metrics, false).contains(" # {"), "not for those who did not ask for them by name");
+}

@@ -10,32 +10,34 @@ use super::spec::{AfterDrain, RolloutSpec};
 use super::{LoadedModel, ModelName};
 use crate::engine::EngineError;
 use crate::metrics::{LoadPhase, Metrics};
+use crate::telemetry::{Phase, Traces};
 
 /// The revisions of one model that are draining.
 pub(super) struct Drains {
     model: ModelName,
     metrics: Arc<Metrics>,
+    traces: Traces,
     going: Vec<Drain>,
 }
 
 struct Drain {
     model: Weak<LoadedModel>,
     freed: watch::Receiver<bool>,
-    began: Instant,
+    /// Taken when it is over.
+    span: Option<Phase>,
     deadline: Instant,
     after: AfterDrain,
     ended: bool,
 }
 
 impl Drains {
-    pub(super) fn new(model: ModelName, metrics: Arc<Metrics>) -> Self {
-        Self { model, metrics, going: Vec::new() }
+    pub(super) fn new(model: ModelName, metrics: Arc<Metrics>, traces: Traces) -> Self {
+        Self { model, metrics, traces, going: Vec::new() }
     }
 
     /// Gives up the keeper's hold on a revision: from now on only requests hold it.
     #[expect(clippy::needless_pass_by_value, reason = "the hold is given up here")]
     pub(super) fn begin(&mut self, model: Arc<LoadedModel>, rollout: &RolloutSpec) {
-        let began = Instant::now();
         let allowed = Duration::from_secs(rollout.drain_seconds.into());
         tracing::info!(
             model = %self.model,
@@ -46,8 +48,8 @@ impl Drains {
         self.going.push(Drain {
             freed: model.freed(),
             model: Arc::downgrade(&model),
-            began,
-            deadline: began + allowed,
+            span: Some(self.traces.phase(LoadPhase::Drain.label(), self.model.as_str())),
+            deadline: Instant::now() + allowed,
             after: rollout.after_drain,
             ended: false,
         });
@@ -73,7 +75,9 @@ impl Drains {
         let (model, metrics) = (&self.model, &self.metrics);
         self.going.retain_mut(|drain| {
             if drain.is_gone() {
-                metrics.model_load(model.as_str(), LoadPhase::Drain, drain.began.elapsed());
+                if let Some(span) = drain.span.take() {
+                    metrics.model_load(model.as_str(), LoadPhase::Drain, span.done());
+                }
                 return false;
             }
             if now >= drain.deadline && drain.after == AfterDrain::End && !drain.ended {

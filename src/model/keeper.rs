@@ -12,6 +12,7 @@
 
 mod ahead;
 mod back;
+mod making_room;
 mod swap;
 
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use super::drain::Drains;
 use super::history::{Doing, History};
 use super::plan::{Observed, Step, Window, plan};
 use super::reason::chain;
-use super::room::{self, Way};
+use super::room::Way;
 use super::slot::{Failure, Slot};
 use super::source::Progress;
 use super::store::Prepared;
@@ -106,7 +107,7 @@ impl Keeper {
         orders: watch::Receiver<Order>,
     ) -> Self {
         let history = History::open(workshop.state.as_deref(), &slot.key);
-        let drains = Drains::new(slot.key.clone(), Arc::clone(&workshop.metrics));
+        let drains = Drains::new(slot.key.clone(), Arc::clone(&workshop.metrics), workshop.traces.clone());
         Self {
             workshop,
             defaults,
@@ -144,7 +145,7 @@ impl Keeper {
                         break;
                     }
                 }
-                Step::Load => self.attempt(&order).await,
+                Step::Load => Box::pin(self.attempt(&order)).await,
                 Step::LoadFallback => self.load_fallback().await,
                 Step::Flip => self.flip(),
                 Step::GoBack(why) => self.go_back(&why).await,
@@ -322,11 +323,13 @@ impl Keeper {
             newer.target.revision != order.target.revision || newer.reloads != order.reloads
         });
         let started = Instant::now();
+        let (key, revision) = (self.slot.key.clone(), order.target.revision.as_str());
+        let work = self.workshop.traces.work("bring into service", key.as_str(), revision);
         let outcome = tokio::select! {
             biased;
             // An error means that the model is not wanted any more.
             newer = superseded => { drop(newer); None }
-            outcome = self.bring(&order.target) => Some(outcome),
+            outcome = work.scope(self.bring(&order.target)) => Some(outcome),
         };
         self.history.end_attempt(self.watched_until.is_some());
         self.reloads = order.reloads;
@@ -335,13 +338,17 @@ impl Keeper {
                 tracing::info!(model = %self.slot.key, revision = order.target.revision, "attempt superseded");
             }
             Some(Ok(())) => {
+                work.done();
                 self.next_attempt = None;
                 self.pause = FIRST_PAUSE;
                 let duration_ms = started.elapsed().as_millis() as u64;
                 tracing::info!(model = %self.slot.key, revision = order.target.revision, duration_ms, "model ready");
                 self.workshop.prune().await;
             }
-            Some(Err(error)) => self.failed(&order.target, &error),
+            Some(Err(error)) => {
+                work.failed(error.reason().label());
+                self.failed(&order.target, &error);
+            }
         }
         self.settle_service();
     }
@@ -417,37 +424,6 @@ impl Keeper {
         }
         self.slot.set_state(&target.revision, ModelState::Verifying, "");
         self.workshop.verify(target, prepared, turn).await
-    }
-
-    /// Decides whether the revision is loaded beside what serves.
-    async fn make_room(&self, target: &Target, needed_bytes: u64) -> Result<Way, AttemptError> {
-        let serving = self.serving.as_ref().and_then(|serving| serving.model.as_ref());
-        let serving_bytes = serving.map_or(0, |model| model.memory_bytes);
-        let free_bytes = self.workshop.free_for(target, needed_bytes).await;
-        let policy = (target.rollout.swap_policy, target.leave.is_some());
-        Ok(room::decide(needed_bytes, free_bytes, serving_bytes, policy)?)
-    }
-
-    /// Takes out what serves, to make room: where others serve meanwhile, nobody sends requests here any more. Those that come all
-    /// the same wait until something serves again.
-    async fn take_out(&mut self, target: &Target) {
-        if let Some(delay) = target.leave.filter(|_| self.serving.is_some()) {
-            let told =
-                "the revision that serves makes room; not ready meanwhile, since other pods serve the model";
-            self.slot.set_state(&target.revision, ModelState::Waiting, told);
-            self.slot.set_leaving(true);
-            tokio::time::sleep(delay).await;
-        }
-        let Some(mut serving) = self.serving.take() else {
-            return;
-        };
-        self.slot.hold_requests(true, serving.target.live.queue);
-        drop(self.slot.swap(None));
-        if let Some(model) = serving.model.take() {
-            self.drains.begin(model, &serving.target.rollout);
-        }
-        self.previous = Some(serving);
-        self.drains.all_gone().await;
     }
 
     /// Notes why an attempt failed, and when it is made again.

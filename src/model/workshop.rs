@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -21,6 +21,7 @@ use crate::engine::ort::Runtime;
 use crate::failpoint;
 use crate::memory;
 use crate::metrics::{LoadPhase, Metrics};
+use crate::telemetry::{Phase, Traces};
 
 /// A model that is asked for its memory and does not give it in this time has got a request.
 const LONGEST_FALLING_ASLEEP: Duration = Duration::from_secs(5);
@@ -32,6 +33,7 @@ pub struct Workshop {
     runtime: Runtime,
     pub(super) registry: Arc<Registry>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) traces: Traces,
     /// Where models note what they went through.
     pub(super) state: Option<Arc<StateFolder>>,
     trial: Arc<Trial>,
@@ -121,7 +123,7 @@ impl Workshop {
         store: Store,
         runtime: Runtime,
         registry: Arc<Registry>,
-        metrics: Arc<Metrics>,
+        (metrics, traces): (Arc<Metrics>, Traces),
         (state, trial): (Option<StateFolder>, Trial),
     ) -> std::io::Result<Self> {
         let (reaper, loading) = (Reaper::start()?, Arc::new(Semaphore::new(1)));
@@ -130,6 +132,7 @@ impl Workshop {
             runtime,
             registry,
             metrics,
+            traces,
             state: state.map(Arc::new),
             trial: Arc::new(trial),
             reaper,
@@ -148,13 +151,14 @@ impl Workshop {
         prepared: &Prepared,
         turn: Option<&Turn>,
     ) -> Result<Verified, AttemptError> {
-        let started = Instant::now();
+        let phase = self.phase(&target.key, LoadPhase::Verify);
         let probes = format!("{:?}", target.verify);
         let what = prepared
             .digest
             .as_ref()
             .map(|digest| (format!("{}{probes}", target.revision), digest.to_string()));
         if let Some(known) = what.as_ref().and_then(|what| self.tried().get(what).copied()) {
+            phase.forget();
             return Ok(Verified { needed_bytes: target.memory_bytes.unwrap_or(known), is_owed: false });
         }
         let request = VerifyRequest {
@@ -191,7 +195,7 @@ impl Workshop {
                 }
             }
         };
-        self.finish_phase(&target.key, LoadPhase::Verify, started);
+        phase.done();
         Ok(Verified { needed_bytes: target.memory_bytes.unwrap_or(needed_bytes), is_owed })
     }
 
@@ -287,7 +291,7 @@ impl Workshop {
         target: &Target,
         progress: &Progress,
     ) -> Result<Prepared, AttemptError> {
-        let started = Instant::now();
+        let phase = self.phase(&target.key, LoadPhase::Fetch);
         let wanted = Wanted {
             source: &target.source,
             tokenizer: target.tokenizer.as_ref(),
@@ -297,7 +301,7 @@ impl Workshop {
         let prepared = self.store.prepare(&wanted, progress).await;
         self.metrics.fetched(progress.fetched_bytes());
         let prepared = prepared?;
-        self.finish_phase(&target.key, LoadPhase::Fetch, started);
+        phase.done();
         Ok(prepared)
     }
 
@@ -326,7 +330,7 @@ impl Workshop {
         turn: &Turn,
     ) -> Result<Arc<LoadedModel>, AttemptError> {
         let before = memory::resident_bytes().unwrap_or_default();
-        let started = Instant::now();
+        let phase = self.phase(&target.key, LoadPhase::Load);
         let request = LoadRequest {
             model: target.key.clone(),
             graph: prepared.graph.clone(),
@@ -341,13 +345,13 @@ impl Workshop {
         let started_engine = tokio::task::spawn_blocking(move || load::start(&runtime, opened, &metrics))
             .await
             .map_err(|_panicked| AttemptError::Lost)??;
-        self.finish_phase(&target.key, LoadPhase::Load, started);
+        phase.done();
 
         let slot = self.registry.slot(&target.key);
         if let Some(slot) = slot {
             slot.set_state(&target.revision, super::ModelState::Warming, "");
         }
-        let started = Instant::now();
+        let phase = self.phase(&target.key, LoadPhase::Warm);
         let loaded = memory::resident_bytes().unwrap_or_default().saturating_sub(before);
         if failpoint::is("in-warm-up", "fail") {
             return Err(VerifyError::Probe("a fault that was asked for".to_owned()).into());
@@ -371,7 +375,7 @@ impl Workshop {
             },
             &self.reaper,
         );
-        self.finish_phase(&target.key, LoadPhase::Warm, started);
+        phase.done();
         Ok(model)
     }
 
@@ -393,11 +397,32 @@ impl Workshop {
         Ok(opened.await.map_err(|_panicked| AttemptError::Lost)??)
     }
 
-    pub(super) fn finish_phase(&self, model: &ModelName, phase: LoadPhase, started: Instant) {
-        let duration = started.elapsed();
-        self.metrics.model_load(model.as_str(), phase, duration);
+    fn phase<'a>(&'a self, model: &'a ModelName, phase: LoadPhase) -> TimedPhase<'a> {
+        let span = self.traces.phase(phase.label(), model.as_str());
+        TimedPhase { workshop: self, model, phase, span }
+    }
+}
+
+/// A phase of bringing a model into service; one that fails is in the trace alone.
+struct TimedPhase<'a> {
+    workshop: &'a Workshop,
+    model: &'a ModelName,
+    phase: LoadPhase,
+    span: Phase,
+}
+
+impl TimedPhase<'_> {
+    fn done(self) {
+        let Self { workshop, model, phase, span } = self;
+        let duration = span.done();
+        workshop.metrics.model_load(model.as_str(), phase, duration);
         let duration_ms = duration.as_millis() as u64;
         tracing::info!(%model, phase = phase.label(), duration_ms, "model phase done");
+    }
+
+    /// There was nothing to do.
+    fn forget(self) {
+        self.span.forget();
     }
 }
 

@@ -22,7 +22,7 @@ fn histogram() -> Vec<MetricFamily> {
 }
 
 fn open_metrics(families: &[MetricFamily]) -> String {
-    encode(families, Format::OpenMetrics).unwrap()
+    encode(families, &Exemplars::default(), Format::OpenMetrics { exemplars: true }).unwrap()
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn no_families_are_an_empty_exposition() {
 
 #[test]
 fn prometheus_text_keeps_the_declared_name() {
-    let text = encode(&counter(), Format::Prometheus).unwrap();
+    let text = encode(&counter(), &Exemplars::default(), Format::Prometheus).unwrap();
     assert!(text.contains("# TYPE gateway_prompt_tokens_total counter\n"), "{text}");
     assert!(!text.contains("EOF"));
 }
@@ -137,8 +137,11 @@ fn prometheus_text_keeps_the_declared_name() {
 fn a_kind_that_is_not_ours_is_an_error_in_both_formats() {
     let mut families = counter();
     families[0].set_field_type(MetricType::UNTYPED);
-    for format in [Format::OpenMetrics, Format::Prometheus] {
-        assert!(matches!(encode(&families, format), Err(OpenMetricsError::Kind { .. })));
+    for format in [Format::OpenMetrics { exemplars: true }, Format::Prometheus] {
+        assert!(matches!(
+            encode(&families, &Exemplars::default(), format),
+            Err(OpenMetricsError::Kind { .. })
+        ));
     }
 }
 
@@ -161,9 +164,10 @@ fn open_metrics_is_written_unless_text_is_asked_for() {
         "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
     ];
     for accept in open_metrics {
-        assert_eq!(negotiate(Some(accept)), Format::OpenMetrics, "{accept}");
+        let exemplars = accept.contains("openmetrics");
+        assert_eq!(negotiate(Some(accept)), Format::OpenMetrics { exemplars }, "{accept}");
     }
-    assert_eq!(negotiate(None), Format::OpenMetrics);
+    assert_eq!(negotiate(None), Format::OpenMetrics { exemplars: false });
 
     let text = [
         "text/plain",
@@ -184,7 +188,7 @@ fn open_metrics_is_written_unless_text_is_asked_for() {
 #[test]
 fn the_answer_says_what_it_is() {
     assert_eq!(
-        Format::OpenMetrics.content_type(),
+        Format::OpenMetrics { exemplars: false }.content_type(),
         "application/openmetrics-text; version=1.0.0; charset=utf-8"
     );
     assert_eq!(Format::Prometheus.content_type(), "text/plain; version=0.0.4; charset=utf-8");

@@ -187,8 +187,15 @@ async fn every_log_line_of_a_request_carries_its_id_and_no_prompt() {
     let served = serve(&tiny("llama"), &[]);
     let url = format!("http://{}/api/v1/inference", served.api);
     let request = json!({"text": "a very private prompt", "max_tokens": 3});
-    let response =
-        client().post(url).header("x-request-id", "trace-me").body(request.to_string()).send().await.unwrap();
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+    let response = client()
+        .post(url)
+        .header("x-request-id", "trace-me")
+        .header("traceparent", traceparent)
+        .body(request.to_string())
+        .send()
+        .await
+        .unwrap();
     assert_eq!(response.headers()["x-request-id"], "trace-me");
     response.text().await.unwrap();
     client().get(format!("http://{}/readyz", served.api)).send().await.unwrap();
@@ -198,10 +205,60 @@ async fn every_log_line_of_a_request_carries_its_id_and_no_prompt() {
     let of_request: Vec<&Value> =
         lines.iter().filter(|line| line["span"]["request_id"] == "trace-me").collect();
     let messages: Vec<&str> = of_request.iter().map(|line| line["message"].as_str().unwrap()).collect();
-    assert_eq!(messages, ["request", "response"]);
-    assert_eq!(of_request[1]["status"], 200);
-    assert!(of_request[1]["duration_ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(messages, ["response"], "one line a request");
+    let line = of_request[0];
+    assert_eq!(line["span"]["trace_id"], "4bf92f3577b34da6a3ce929d0e0e4736");
+    for (field, value) in [
+        ("method", json!("POST")),
+        ("route", json!("/api/v1/inference")),
+        ("status", json!(200)),
+        ("model", json!("tiny")),
+        ("prompt_tokens", json!(21)),
+        ("output_tokens", json!(3)),
+        ("finish_reason", json!("length")),
+    ] {
+        assert_eq!(line[field], value, "{field} of {line}");
+    }
+    for field in ["duration_ms", "queue_ms", "prefill_ms", "decode_ms"] {
+        assert!(line[field].as_f64().unwrap() >= 0.0, "{field} of {line}");
+    }
     assert!(lines.iter().all(|line| !line.to_string().contains("private")));
+}
+
+/// Whatever a client writes where a log line might take it over.
+#[tokio::test]
+async fn no_client_can_write_a_line_of_its_own() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let served = serve(&tiny("llama"), &["--log-filter=debug"]);
+    let forged = r#"{"level":"ERROR","message":"forged"}"#;
+    let requests = [
+        "GET /%0a%7b%22message%22:%22forged%22%7d HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
+            .to_owned(),
+        "GET /\x1b[31mforged\x07 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n".to_owned(),
+        format!("GET /x\r\n{forged} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"),
+        format!("GET /x HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx-request-id: a\t{forged}\r\n\r\n"),
+        format!("GET /x HTTP/1.1\r\nhost: a\r\nconnection: close\r\ntraceparent: 00-{forged}\r\n\r\n"),
+        format!("{forged} /x HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"),
+    ];
+    for request in requests {
+        let mut connection = tokio::net::TcpStream::connect(&served.api).await.unwrap();
+        connection.write_all(request.as_bytes()).await.unwrap();
+        drop(connection.read_to_end(&mut Vec::new()).await);
+    }
+    let url = format!("http://{}/api/v1/inference", served.api);
+    let body = json!({"text": "a secret", "model": "m\n\u{1b}[31mforged", "stop": ["\nforged"]});
+    client().post(url).body(body.to_string()).send().await.unwrap().text().await.unwrap();
+    served.signal("TERM");
+    let mut asked = 0;
+    for line in served.lines.map(Result::unwrap) {
+        let event: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("not a JSON line: {line}"));
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        let message = event["message"].as_str().unwrap();
+        assert!(message != "forged" && !line.contains("a secret"), "{line}");
+        asked += usize::from(message == "response");
+    }
+    assert!(asked >= 3, "what could be parsed was logged");
 }
 
 /// A copy of a tiny model.

@@ -40,6 +40,7 @@ mod streaming;
 mod templates;
 mod tgi;
 mod token_options;
+mod traces;
 mod verify;
 mod watchdog;
 

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::harness::{Gateway, project, python, settings};
+use crate::harness::{Gateway, project, python, settings, tiny};
 
 #[tokio::test]
 async fn requests_tokens_and_times_are_counted() {
@@ -40,6 +40,125 @@ async fn requests_tokens_and_times_are_counted() {
     for (sample, value) in expected {
         gateway.wait_sample(sample, value).await;
     }
+}
+
+/// A client that does many things, and then looks whether each was counted once.
+#[tokio::test]
+async fn counts_are_what_a_client_did() {
+    let gateway = Gateway::tiny().await;
+    // The model was tried before it served: that is in the counts of the engine, and not in those of requests.
+    let of_engine = ["queue_duration_seconds_count", "prefill_duration_seconds_count"];
+    let of_engine = of_engine.map(|family| format!("inference_gateway_{family}{{model=\"tiny\"}}"));
+    let mut tried = Vec::new();
+    for sample in &of_engine {
+        tried.push(gateway.sample(sample).await);
+    }
+    let completion = json!({
+        "model": "tiny", "prompt": "Hello", "max_tokens": 3, "n": 2, "ignore_eos": true, "temperature": 1,
+    });
+    for _ in 0..3 {
+        gateway.infer(&json!({"text": "Hello", "max_tokens": 10, "ignore_eos": true})).await;
+    }
+    gateway.infer(&json!({"text": ["Hello", "Hello"], "max_tokens": 4, "ignore_eos": true})).await;
+    let stream = json!({"text": "Hello", "max_tokens": 6, "ignore_eos": true, "stream": true});
+    gateway.post(stream.to_string()).send().await.unwrap().text().await.unwrap();
+    let url = format!("http://{}/v1/completions", gateway.api);
+    let answer = gateway.client.post(url).body(completion.to_string()).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.text().await.unwrap();
+    // One token, so there is nothing between two.
+    gateway.infer(&json!({"text": "Hello", "max_tokens": 1, "ignore_eos": true})).await;
+    gateway.infer(&json!({"text": "Hello", "max_tokens": 100_000})).await;
+    gateway.infer(&json!({"text": "Hello", "temperature": 9})).await;
+    gateway.infer(&json!({"text": "Hello", "model": "other"})).await;
+    gateway.get("/v1/models").await;
+
+    let (generations, tokens) = (9.0, 30.0 + 8.0 + 6.0 + 6.0 + 1.0);
+    for (sample, value) in [
+        ("http_requests_total{method=\"POST\",status=\"200\"}", 7.0),
+        ("http_requests_total{method=\"POST\",status=\"400\"}", 1.0),
+        ("http_requests_total{method=\"POST\",status=\"422\"}", 1.0),
+        ("http_requests_total{method=\"POST\",status=\"404\"}", 1.0),
+        ("http_requests_total{method=\"GET\",status=\"200\"}", 1.0),
+        ("http_request_duration_seconds_count", 11.0),
+        ("generations_total{finish_reason=\"length\",model=\"tiny\"}", generations),
+        ("inference_duration_seconds_count", generations),
+        ("generation_duration_seconds_count{model=\"tiny\"}", generations),
+        ("time_to_first_token_seconds_count{model=\"tiny\"}", generations),
+        ("time_per_output_token_seconds_count{model=\"tiny\"}", generations - 1.0),
+        ("decode_duration_seconds_count{model=\"tiny\"}", generations - 1.0),
+        ("prompt_tokens_total{model=\"tiny\"}", 5.0 * generations),
+        ("generation_prompt_tokens_sum{model=\"tiny\"}", 5.0 * generations),
+        ("generation_prompt_tokens_bucket{model=\"tiny\",le=\"4.0\"}", 0.0),
+        ("generation_prompt_tokens_bucket{model=\"tiny\",le=\"16.0\"}", generations),
+        ("generated_tokens_total{model=\"tiny\"}", tokens),
+        ("generation_output_tokens_sum{model=\"tiny\"}", tokens),
+        ("generation_output_tokens_count{model=\"tiny\"}", generations),
+        ("requests_running{model=\"tiny\"}", 0.0),
+        ("requests_waiting{model=\"tiny\"}", 0.0),
+    ] {
+        gateway.wait_sample(&format!("inference_gateway_{sample}"), value).await;
+    }
+    for (sample, tried) in of_engine.iter().zip(tried) {
+        gateway.wait_sample(sample, tried + generations).await;
+    }
+}
+
+#[tokio::test]
+async fn latencies_name_the_last_sampled_request_to_those_who_ask_for_it() {
+    let gateway = Gateway::tiny().await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    for flags in ["00", "01"] {
+        let body = json!({"text": "Hello", "max_tokens": 3, "ignore_eos": true}).to_string();
+        // Another trace, which nobody keeps, comes first.
+        let trace = if flags == "01" { trace } else { "11111111111111111111111111111111" };
+        let traceparent = format!("00-{trace}-00f067aa0ba902b7-{flags}");
+        gateway.post(body).header("traceparent", traceparent).send().await.unwrap().text().await.unwrap();
+    }
+    gateway.wait_sample("inference_gateway_http_request_duration_seconds_count", 2.0).await;
+    let ask = async |accept: &str| {
+        let request = gateway.client.get(format!("http://{}/metrics", gateway.ops));
+        request.header("accept", accept).send().await.unwrap().text().await.unwrap()
+    };
+    let found = parse("openmetrics", &ask("application/openmetrics-text").await);
+    let exemplars: Vec<(&str, &str)> = found.lines().filter_map(|line| line.split_once(' ')).collect();
+    for family in [
+        "http_request_duration_seconds",
+        "inference_duration_seconds",
+        "generation_duration_seconds",
+        "time_to_first_token_seconds",
+        "time_per_output_token_seconds",
+        "queue_duration_seconds",
+        "prefill_duration_seconds",
+        "decode_duration_seconds",
+    ] {
+        let name = format!("inference_gateway_{family}_bucket");
+        assert!(exemplars.contains(&(name.as_str(), trace)), "{family} in {found}");
+    }
+    assert!(exemplars.iter().all(|(_, id)| *id == trace), "what nobody keeps is no example: {found}");
+    for accept in ["*/*", "text/plain"] {
+        assert!(!ask(accept).await.contains(trace), "{accept}");
+    }
+}
+
+#[tokio::test]
+async fn endpoint_pickers_find_their_families_where_that_is_set() {
+    let gateway = Gateway::serving(&tiny("llama"), &["--picker-metrics=true"]).await;
+    gateway.infer(&json!({"text": "Hello", "max_tokens": 3})).await;
+    let text = gateway.get("/metrics").await.text().await.unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("vllm:")).collect();
+    assert_eq!(
+        lines[..3],
+        ["vllm:num_requests_waiting 0", "vllm:num_requests_running 0", "vllm:kv_cache_usage_perc 0"]
+    );
+    let info = lines[3].strip_prefix("vllm:cache_config_info{block_size=\"64\",num_gpu_blocks=\"").unwrap();
+    let blocks: usize = info.split('"').next().unwrap().parse().unwrap();
+    let tokens = gateway.sample("inference_gateway_cache_capacity_tokens{model=\"tiny\"}").await;
+    assert_eq!((lines.len(), blocks), (4, tokens as usize / 64));
+    let families = parse("openmetrics", &text);
+    assert!(families.lines().any(|line| line == "vllm:cache_config_info"), "{families}");
+    let off = Gateway::tiny().await;
+    assert!(!off.get("/metrics").await.text().await.unwrap().contains("vllm:"));
 }
 
 #[tokio::test]

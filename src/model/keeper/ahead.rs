@@ -83,6 +83,7 @@ impl Keeper {
         };
         tracing::info!(model = %self.slot.key, revision = wanted.revision, "preparing a revision ahead");
         let (workshop, slot, target) = (self.workshop.clone(), Arc::clone(&self.slot), Arc::clone(&wanted));
+        let whole = workshop.traces.work("prepare ahead", self.slot.key.as_str(), &wanted.revision);
         let work = async move {
             let progress = Progress::default();
             slot.set_progress(&progress);
@@ -91,6 +92,14 @@ impl Keeper {
             slot.set_ahead(Some(at(&target, ModelState::Verifying)));
             workshop.verify(&target, &prepared, None).await?;
             Ok(prepared)
+        };
+        let work = async move {
+            let result = whole.scope(work).await;
+            match &result {
+                Ok(_) => whole.done(),
+                Err(error) => whole.failed(AttemptError::reason(error).label()),
+            }
+            result
         };
         self.ahead.running = Some(Running { target: wanted, work: Mutex::new(Box::pin(work)) });
     }

@@ -20,7 +20,9 @@ impl Keeper {
             (None, None, Some(_)) => SwapKind::Demand,
             (None, None, None) => SwapKind::First,
         };
+        let phase = self.workshop.traces.phase("swap", key);
         drop(self.slot.swap(new.model.clone()));
+        phase.done();
         let before = self.serving.replace(new);
         self.unloaded = None;
         self.demanded = false;

@@ -63,6 +63,14 @@ impl Format {
         }
     }
 
+    /// Whether what holds to it is JSON.
+    pub fn is_json(&self) -> bool {
+        match self {
+            Self::JsonSchema(_) | Self::JsonObject => true,
+            Self::Regex(_) | Self::Choice(_) | Self::Lark(_) | Self::Calls(_) => false,
+        }
+    }
+
     /// An error of this format.
     pub(super) fn error(&self, message: impl Into<String>) -> FormatError {
         FormatError { part: self.part(), function: None, message: message.into() }
