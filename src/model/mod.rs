@@ -44,7 +44,7 @@ pub use load::{LoadError, LoadLimits};
 pub use loaded::{LoadedModel, Pinned};
 pub use name::{InvalidModelName, ModelName};
 pub use reason::Reason;
-pub use registry::{Registry, Serving, Snapshot, Unavailable};
+pub use registry::{Load, Registry, Serving, Snapshot, Unavailable};
 pub use slot::{Failure, ModelState, Preparation, Status};
 pub use target::{Defaults, Desired, LiveLimits, Purpose, SpecError, Target, desired, revision_of};
 pub use templates::{InvalidTemplate, TemplateField, TemplateSources, Templates, template_fault};

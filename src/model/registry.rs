@@ -39,6 +39,29 @@ pub struct Serving {
     pub memory_bytes: u64,
     /// Requests that hold it.
     pub in_flight: usize,
+    /// What its engine has to do.
+    pub load: Load,
+}
+
+/// What an engine has to do, in generations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// In a row of the batch.
+    pub running: usize,
+    /// Waiting for one.
+    pub waiting: usize,
+    /// That may run at once.
+    pub rows: usize,
+    /// That may wait.
+    pub queue_limit: usize,
+}
+
+impl Load {
+    fn of(model: &LoadedModel) -> Self {
+        let (running, waiting) = model.metrics.running_and_waiting();
+        let live = model.live();
+        Self { running, waiting, rows: live.concurrent, queue_limit: live.queue }
+    }
 }
 
 #[derive(Default, Clone)]
@@ -208,6 +231,7 @@ impl Registry {
                 digest: model.digest.clone(),
                 memory_bytes: model.memory_bytes,
                 in_flight: model.in_flight(),
+                load: Load::of(model),
             };
             let others = slot.going();
             let others =

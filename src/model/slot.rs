@@ -11,6 +11,9 @@ use super::manifest::Digest;
 use super::source::Progress;
 use super::{LoadedModel, ModelName, Pinned, Reason, Unavailable};
 
+/// Failures of a model that are remembered for its page.
+const MOST_FAILURES: usize = 5;
+
 /// Where a model is on its way into service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelState {
@@ -80,6 +83,8 @@ pub struct Status {
     pub progress: Option<Progress>,
     /// The last failure; stays until another revision is in service.
     pub last_failure: Option<Failure>,
+    /// The last ones, the newest last; they stay.
+    pub recent_failures: Vec<Failure>,
     /// The revision that is brought here and tried ahead of its service.
     pub ahead: Option<Preparation>,
     /// Revisions that are here and have been tried ahead of their service.
@@ -134,6 +139,7 @@ impl Slot {
             message: String::new(),
             progress: None,
             last_failure: None,
+            recent_failures: Vec::new(),
             ahead: None,
             prepared: Vec::new(),
             serving_since: None,
@@ -264,7 +270,11 @@ impl Slot {
 
     /// Notes a failure; the state is told by itself.
     pub(super) fn set_failure(&self, failure: Failure) {
-        self.status().last_failure = Some(failure);
+        let mut status = self.status();
+        let surplus = (status.recent_failures.len() + 1).saturating_sub(MOST_FAILURES);
+        status.recent_failures.drain(..surplus);
+        status.recent_failures.push(failure.clone());
+        status.last_failure = Some(failure);
     }
 
     /// Notes why a revision is not tried again, unless that is known.

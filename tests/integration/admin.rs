@@ -50,8 +50,12 @@ async fn the_state_of_a_model_is_told_as_page_and_as_json() {
     let model = &view(&gateway).await["models"][0];
     assert_eq!((&model["state"], &model["names"]), (&json!("ready"), &json!(["chat", "gpt-4"])));
     assert_eq!(model["serving"]["revision"], model["revision"]);
+    let (rows, limit) = (&model["serving"]["rows"], &model["serving"]["queue_limit"]);
+    assert_eq!((rows, limit), (&json!(16), &json!(256)));
+    assert_eq!((&model["serving"]["running"], &model["serving"]["waiting"]), (&json!(0), &json!(0)));
     let (status, page) = get(&gateway, "/").await;
     assert!(status == 200 && page.contains("gpt-4") && page.contains("ready"), "{page}");
+    assert!(page.contains("<td>0 of 16<td>0 of 256<td>") && !page.contains("failures"), "{page}");
     let (status, text) = get(&gateway, "/nothing").await;
     assert!(status == 404 && text.contains("/admin/models"), "{text}");
     let (status, body) = post(&gateway, "/admin/models").await;
@@ -93,8 +97,15 @@ async fn a_revision_that_failed_is_tried_again_when_it_is_asked_for() {
     assert_eq!(failed["models"][0]["last_failure"]["reason"], "InvalidOnnx");
     std::fs::write(&graph, good).unwrap();
     assert_eq!(post(&gateway, "/admin/models/chat/retry").await.0, 202);
-    wait(&gateway, |view| view["models"][0]["state"] == "ready").await;
+    let mended = wait(&gateway, |view| view["models"][0]["state"] == "ready").await;
     assert_eq!(ask(&gateway, Some("chat")).await.0, 200);
+    let model = &mended["models"][0];
+    assert_eq!(
+        (&model["last_failure"], &model["recent_failures"][0]["reason"]),
+        (&Value::Null, &json!("InvalidOnnx"))
+    );
+    let (_, page) = get(&gateway, "/").await;
+    assert!(page.contains("<h2>Recent failures</h2>") && page.contains("<td>InvalidOnnx<td>"), "{page}");
 }
 
 #[tokio::test]

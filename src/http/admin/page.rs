@@ -1,8 +1,8 @@
-//! The status page: one table, nothing from elsewhere, fresh every few seconds.
+//! The status page: models with their queues, recent failures; nothing from elsewhere, fresh every few seconds.
 
 use std::fmt::Write;
 
-use super::view::{LoadedView, ModelView, View};
+use super::view::{FailureView, LoadedView, ModelView, View};
 
 const HEAD: &str = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta http-equiv=\"refresh\" content=\"3\">\n\
     <title>Inference Gateway</title>\n<style>\
@@ -14,7 +14,9 @@ const HEAD: &str = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\"
 /// The page.
 pub(super) fn render(view: &View) -> String {
     let mut page = HEAD.to_owned();
-    page.push_str("<table>\n<tr><th>Model<th>State<th>Answers<th>Also loaded<th>Message\n");
+    page.push_str(
+        "<table>\n<tr><th>Model<th>State<th>Answers<th>Running<th>Waiting<th>Also loaded<th>Message\n",
+    );
     for model in &view.models {
         row(&mut page, model);
     }
@@ -22,6 +24,7 @@ pub(super) fn render(view: &View) -> String {
     if view.models.is_empty() {
         page.push_str("<p>No models are served.\n");
     }
+    failures(&mut page, view);
     if let Some(file) = &view.models_file {
         let applied = file.applied_at.as_deref().unwrap_or("never");
         put(&mut page, format_args!("<p>List: <code>{}</code>, applied {applied}\n", escaped(&file.path)));
@@ -47,6 +50,12 @@ fn row(page: &mut String, model: &ModelView) {
         )
     };
     let serving = model.serving.as_ref().map_or("nothing".to_owned(), loaded);
+    let [running, waiting] = match &model.serving {
+        Some(LoadedView { running, waiting, rows, queue_limit, .. }) => {
+            [format!("{running} of {rows}"), format!("{waiting} of {queue_limit}")]
+        }
+        None => [String::new(), String::new()],
+    };
     let going: Vec<String> = model.going.iter().map(loaded).collect();
     let state = model.state;
     put(
@@ -57,23 +66,42 @@ fn row(page: &mut String, model: &ModelView) {
             escaped(&model.revision)
         ),
     );
-    put(page, format_args!("<td>{serving}<td>{}<td>{}", going.join("<br>"), escaped(&model.message)));
+    put(
+        page,
+        format_args!(
+            "<td>{serving}<td>{running}<td>{waiting}<td>{}<td>{}",
+            going.join("<br>"),
+            escaped(&model.message)
+        ),
+    );
     if let Some(download) = &model.download {
         let total = download.total_bytes.map_or(String::new(), |total| format!(" of {}", total >> 20));
         let done = download.done_bytes >> 20;
         put(page, format_args!(" {} {done}{total} MiB", escaped(&download.file)));
     }
-    if let Some(failure) = &model.last_failure {
-        let (revision, message) = (escaped(&failure.revision), escaped(&failure.message));
-        put(
-            page,
-            format_args!(
-                "<br>last failure {} <code>{revision}</code> {}: {message}",
-                failure.at, failure.reason
-            ),
-        );
-    }
     page.push('\n');
+}
+
+/// Those of all models, whatever became of them since.
+fn failures(page: &mut String, view: &View) {
+    if view.models.iter().all(|model| model.recent_failures.is_empty()) {
+        return;
+    }
+    page.push_str(
+        "<h2>Recent failures</h2>\n<table>\n<tr><th>When<th>Model<th>Revision<th>Reason<th>Message\n",
+    );
+    for model in &view.models {
+        for FailureView { revision, reason, message, at } in &model.recent_failures {
+            let (name, revision, message) = (escaped(&model.name), escaped(revision), escaped(message));
+            put(
+                page,
+                format_args!(
+                    "<tr><td>{at}<td><code>{name}</code><td><code>{revision}</code><td>{reason}<td>{message}\n"
+                ),
+            );
+        }
+    }
+    page.push_str("</table>\n");
 }
 
 fn put(page: &mut String, text: std::fmt::Arguments<'_>) {

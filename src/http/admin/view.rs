@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Admin;
 use crate::memory;
-use crate::model::{Failure, Preparation, Serving, Snapshot, Status};
+use crate::model::{Failure, Load, Preparation, Serving, Snapshot, Status};
 
 /// The state of the process.
 #[derive(Debug, Serialize)]
@@ -36,6 +36,8 @@ pub(super) struct ModelView {
     pub(super) ahead: Option<AheadView>,
     pub(super) download: Option<DownloadView>,
     pub(super) last_failure: Option<FailureView>,
+    /// The last ones, the newest first; those before the last success too.
+    pub(super) recent_failures: Vec<FailureView>,
 }
 
 #[derive(Debug, Serialize)]
@@ -44,6 +46,12 @@ pub(super) struct LoadedView {
     pub(super) digest: Option<String>,
     pub(super) memory_bytes: u64,
     pub(super) requests_in_flight: usize,
+    /// Generations in a row of the batch, and those that wait for one.
+    pub(super) running: usize,
+    pub(super) waiting: usize,
+    /// How many may run, and how many may wait.
+    pub(super) rows: usize,
+    pub(super) queue_limit: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -114,6 +122,7 @@ fn model(model: &Snapshot) -> ModelView {
         message,
         progress,
         last_failure,
+        recent_failures,
         ahead,
         prepared: _,
         serving_since,
@@ -147,25 +156,33 @@ fn model(model: &Snapshot) -> ModelView {
                 planned_bytes: reading.planned_bytes,
             })
         }),
-        last_failure: last_failure.as_ref().map(|failure| {
-            let Failure { revision, reason, message, at } = failure;
-            FailureView {
-                revision: revision.clone(),
-                reason: reason.label(),
-                message: message.clone(),
-                at: written(*at),
-            }
-        }),
+        last_failure: last_failure.as_ref().map(failure),
+        recent_failures: recent_failures.iter().rev().map(failure).collect(),
+    }
+}
+
+fn failure(failure: &Failure) -> FailureView {
+    let Failure { revision, reason, message, at } = failure;
+    FailureView {
+        revision: revision.clone(),
+        reason: reason.label(),
+        message: message.clone(),
+        at: written(*at),
     }
 }
 
 fn loaded(loaded: &Serving) -> LoadedView {
-    let Serving { revision, digest, memory_bytes, in_flight } = loaded;
+    let Serving { revision, digest, memory_bytes, in_flight, load } = loaded;
+    let Load { running, waiting, rows, queue_limit } = *load;
     LoadedView {
         revision: revision.clone(),
         digest: digest.as_ref().map(ToString::to_string),
         memory_bytes: *memory_bytes,
         requests_in_flight: *in_flight,
+        running,
+        waiting,
+        rows,
+        queue_limit,
     }
 }
 

@@ -156,6 +156,7 @@ mod tests {
             digest: None,
             memory_bytes: 1,
             in_flight: 0,
+            load: crate::model::Load::default(),
         });
         let status = Status {
             revision: wanted.to_owned(),
@@ -163,6 +164,7 @@ mod tests {
             message: String::new(),
             progress: None,
             last_failure: None,
+            recent_failures: Vec::new(),
             ahead: None,
             prepared: Vec::new(),
             serving_since: None,
