@@ -53,6 +53,8 @@ REFUSED = {
         "httpRoute.parentRefs[0].name=x",
         "httpRoute.backend=InferencePool",
     ): "set inferencePool.enabled",
+    ("traces.endpoint=http://c:4318", "networkPolicy.enabled=true"): "add a rule for it to networkPolicy.extraEgress",
+    ("settings.OTEL_SERVICE_NAME=x",): "use traces.serviceName",
     ("inferencePool.enabled=true",): "set inferencePool.endpointPicker.serviceName",
     ("networkPolicy.apiServer.cidrs={168.0.0.0/6}",): "networkPolicy opens 168.0.0.0/6",
     ("networkPolicy.apiServer.cidrs={169.254.0.0/15}",): "name smaller networks",

@@ -161,6 +161,27 @@ class PodsTest(unittest.TestCase):
             ["http://proxy.example.com:3128", "http://proxy.example.com:3128", ".svc,10.0.0.0/8"],
         )
 
+    def test_traces_are_sent_where_a_collector_is_named(self) -> None:
+        plain = chart.environment(chart.gateway())
+        self.assertFalse([name for name in plain if name.startswith("OTEL_")])
+        self.assertNotIn("INFERENCE_PICKER_METRICS", plain)
+        variables = chart.environment(chart.gateway(EVERYTHING))
+        expected = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector.observability:4317",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": "0.25",
+            "OTEL_SERVICE_NAME": "everything",
+            "OTEL_RESOURCE_ATTRIBUTES": "k8s.pod.name=$(POD_NAME),k8s.namespace.name=$(POD_NAMESPACE),"
+            "deployment.environment.name=prod",
+            "INFERENCE_PICKER_METRICS": "true",
+        }
+        self.assertEqual({name: variables.get(name) for name in expected}, expected)
+        # Before the attributes that name them.
+        names = list(variables)
+        self.assertLess(names.index("POD_NAME"), names.index("OTEL_RESOURCE_ATTRIBUTES"))
+        self.assertIn("OTEL_EXPORTER_OTLP_HEADERS", variables)
+
     def test_each_pod_notes_its_state_in_a_folder_of_its_own(self) -> None:
         for kind in ("emptyDir", "persistentVolumeClaim", "ephemeral"):
             deployment = chart.gateway(f"--set=cache.type={kind}")

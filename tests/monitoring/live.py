@@ -23,6 +23,8 @@ Answer = TypeVar("Answer")
 PATIENCE_SECONDS = 60
 LONG_PROMPT = "one two three four five " * 4
 """Long enough that its beginning is kept."""
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+"""The trace that every request is a part of."""
 
 
 def until(what: str, ask: Callable[[], Answer | None]) -> Answer:
@@ -65,7 +67,7 @@ class Setting:
         self.folder = Path(self._stack.enter_context(TemporaryDirectory()))
         self.models = self.folder / "models"
         self.list = self.folder / "models.yaml"
-        self.api = self.prometheus = ""
+        self.api = self.ops = self.prometheus = ""
 
     def __enter__(self) -> "Setting":
         try:
@@ -92,11 +94,19 @@ class Setting:
         self.write_list(chat="gpt2", code="llama", ill="gpt2", broken="broken")
         server = self.start(
             "gateway",
-            {"INFERENCE_MODELS_FILE": str(self.list), "INFERENCE_MODEL_ROOT": str(self.models)},
+            {
+                "INFERENCE_MODELS_FILE": str(self.list),
+                "INFERENCE_MODEL_ROOT": str(self.models),
+                "INFERENCE_PICKER_METRICS": "true",
+                # A collector that is not there.
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "100",
+            },
         )
         controller = self.start("controller", self._away(), "controller")
         self.api = server.address(r'"api":"([^"]+)"')
         ops = r'"ops":"([^"]+)"'
+        self.ops = server.address(ops)
         self._start_prometheus({"gateway": server.address(ops), "controller": controller.address(ops)})
 
     def start(self, name: str, settings: dict[str, str], *arguments: str) -> Program:
@@ -147,6 +157,7 @@ class Setting:
             f"--config.file={file}",
             f"--storage.tsdb.path={self.folder / 'samples'}",
             "--web.listen-address=127.0.0.1:0",
+            "--enable-feature=exemplar-storage",
         ]
         program = self._run("prometheus", command, {"HOME": str(self.folder)})
         self.prometheus = program.address(r'msg="Listening on" .*?address=(127\.0\.0\.1:\d+)')
@@ -162,12 +173,19 @@ class Setting:
     def ask(self, **body: Any) -> int:
         """A request; its status."""
         request = urllib.request.Request(f"http://{self.api}/api/v1/inference", json.dumps(body).encode())
+        request.add_header("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01")
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
                 answer.read()
                 return answer.status
         except urllib.error.HTTPError as error:
             return error.code
+
+    def metrics(self, accept: str = "*/*") -> str:
+        """What the gateway tells whoever asks so."""
+        request = urllib.request.Request(f"http://{self.ops}/metrics", headers={"accept": accept})
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
+            return answer.read().decode()
 
     def get(self, path: str, **parameters: str) -> Any:
         """What the HTTP API of Prometheus answers; an error of ours is an `AssertionError` with its words."""

@@ -3,13 +3,14 @@ controller.
 """
 
 import re
+import subprocess
 import threading
 import time
 import unittest
 from typing import Any, ClassVar
 
-from live import LONG_PROMPT, Setting, until
-from monitored import alerts, dashboard, declared, panels, recorded
+from live import LONG_PROMPT, TRACE, Setting, until
+from monitored import alerts, dashboard, declared, panels, recorded, tool
 from promql import faults
 
 NOT_HERE = {
@@ -188,6 +189,40 @@ class LiveTest(unittest.TestCase):
             "InferenceGatewayNoControllerLeader",
         }
         self.assertLessEqual(waiting, {name for name, alert in states.items() if alert["state"] == "pending"})
+
+    def promtool(self, text: str) -> str:
+        """What promtool has to say of metrics."""
+        check = [tool("promtool"), "check", "metrics"]
+        result = subprocess.run(check, input=text, capture_output=True, text=True, check=False)
+        # 3 are opinions; anything else that is not 0 is text that it could not read.
+        self.assertIn(result.returncode, (0, 3), result.stdout + result.stderr)
+        return (result.stdout + result.stderr).strip()
+
+    def test_promtool_likes_the_metrics(self) -> None:
+        families = self.setting.metrics("text/plain").split("# HELP ")
+        own = "# HELP ".join(one for one in families if not one.startswith("vllm:"))
+        self.assertEqual(self.promtool(own), "")
+        of_pickers = "# HELP ".join(one for one in families if one.startswith(("vllm:", "\n")) or not one)
+        # The names that pickers look for are not ours to choose.
+        opinions = self.promtool(of_pickers).splitlines()
+        self.assertEqual({line.split()[0] for line in opinions}, set(re.findall(r"^vllm:\w+", of_pickers, re.M)))
+        self.assertTrue(any("should not contain ':'" in line for line in opinions), opinions)
+
+    def test_what_comes_unasked_is_read_by_the_parser_of_text_that_pickers_use(self) -> None:
+        text = self.setting.metrics()
+        self.assertNotIn(TRACE, text)
+        for family in ("waiting 0", "running 0", "perc 0"):
+            self.assertRegex(text, rf"(?m)^vllm:\w+_{family[:-2]} [\d.e-]+$")
+        self.promtool(text)
+
+    def test_prometheus_has_the_trace_behind_each_latency(self) -> None:
+        begin, end = str(time.time() - 600), str(time.time() + 60)
+        for family in ("http_request", "generation", "inference", "queue", "prefill", "decode"):
+            asked = {"query": f"inference_gateway_{family}_duration_seconds_bucket", "start": begin, "end": end}
+            found = self.setting.get("query_exemplars", **asked)
+            traces = {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
+            # Probes and scrapes are no part of it.
+            self.assertEqual(traces, {TRACE}, family)
 
     def test_what_is_seen_is_what_was_done(self) -> None:
         self.assertEqual(set(self.answers), {200}, "a request failed")

@@ -12,6 +12,7 @@ the chart is checked.
 {{- include "inference-gateway.checkMonitors" . }}
 {{- include "inference-gateway.checkNetworks" . }}
 {{- include "inference-gateway.checkRoutes" . }}
+{{- include "inference-gateway.checkTraces" . }}
 {{- end }}
 
 {{/* Seconds from the order to end until the kubelet kills: the sleep, the leave-taking, the drain, and ten for what comes after. */}}
@@ -116,5 +117,11 @@ the chart is checked.
 {{- end }}
 {{- if and .Values.inferencePool.enabled (not .Values.inferencePool.endpointPicker.serviceName) }}
 {{- fail "inferencePool.enabled: set inferencePool.endpointPicker.serviceName to the Service of the endpoint picker" }}
+{{- end }}
+{{- end }}
+
+{{- define "inference-gateway.checkTraces" -}}
+{{- if and .Values.traces.endpoint .Values.networkPolicy.enabled (not .Values.networkPolicy.extraEgress) }}
+{{- fail "traces.endpoint names a collector, and networkPolicy.enabled keeps pods from it: add a rule for it to networkPolicy.extraEgress" }}
 {{- end }}
 {{- end }}

@@ -28,7 +28,15 @@ INFERENCE_MODELS_CONFIG_MAP: mode configMap with configMap.watch api
 INFERENCE_MODELS_FILE: mode configMap with configMap.watch mount
 INFERENCE_MODEL_ROOT: modelRoot.mountPath
 INFERENCE_OPS_ADDRESS: listenHost
+INFERENCE_PICKER_METRICS: pickerMetrics
 INFERENCE_SHUTDOWN_DELAY: leaveSeconds
+OTEL_EXPORTER_OTLP_ENDPOINT: traces.endpoint
+OTEL_EXPORTER_OTLP_HEADERS: traces.headersSecret
+OTEL_EXPORTER_OTLP_PROTOCOL: traces.protocol
+OTEL_RESOURCE_ATTRIBUTES: traces.resourceAttributes
+OTEL_SERVICE_NAME: traces.serviceName
+OTEL_TRACES_SAMPLER: traces.sampler
+OTEL_TRACES_SAMPLER_ARG: traces.samplerArg
 {{- end }}
 
 {{/* A value as text. Numbers of values.yaml are floats, which would be written as 2.097152e+06. */}}
@@ -94,6 +102,28 @@ INFERENCE_SHUTDOWN_DELAY: leaveSeconds
 - name: HF_TOKEN
   valueFrom:
     secretKeyRef: {name: {{ . | quote }}, key: {{ $.Values.hubToken.key | quote }}}
+{{- end }}
+{{- if .Values.pickerMetrics }}
+- {name: INFERENCE_PICKER_METRICS, value: "true"}
+{{- end }}
+{{- with .Values.traces }}
+{{- if .endpoint }}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .endpoint | quote }}}
+- {name: OTEL_EXPORTER_OTLP_PROTOCOL, value: {{ .protocol | quote }}}
+- {name: OTEL_TRACES_SAMPLER, value: {{ .sampler | quote }}}
+- {name: OTEL_TRACES_SAMPLER_ARG, value: {{ include "inference-gateway.text" .samplerArg | quote }}}
+- {name: OTEL_SERVICE_NAME, value: {{ default (include "inference-gateway.fullname" $) .serviceName | quote }}}
+{{- $attributes := list "k8s.pod.name=$(POD_NAME)" "k8s.namespace.name=$(POD_NAMESPACE)" }}
+{{- range $name, $value := .resourceAttributes }}
+{{- $attributes = append $attributes (printf "%s=%s" $name $value) }}
+{{- end }}
+- {name: OTEL_RESOURCE_ATTRIBUTES, value: {{ join "," $attributes | quote }}}
+{{- with .headersSecret.name }}
+- name: OTEL_EXPORTER_OTLP_HEADERS
+  valueFrom:
+    secretKeyRef: {name: {{ . | quote }}, key: {{ $.Values.traces.headersSecret.key | quote }}}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- range $name, $value := .Values.settings }}
 - {name: {{ $name }}, value: {{ include "inference-gateway.text" $value | quote }}}
