@@ -233,6 +233,23 @@ async fn the_last_spans_arrive_before_the_process_ends() {
 }
 
 #[tokio::test]
+async fn a_collector_is_trusted_by_the_authority_that_is_named_and_by_no_other() {
+    for protocol in ["http/protobuf", "grpc"] {
+        let (collector, authority) = Collector::start_encrypted().await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), authority).unwrap();
+        let protocol = format!("--otel-exporter-otlp-protocol={protocol}");
+        let certificate = format!("--otel-exporter-otlp-certificate={}", file.path().display());
+        let stranger = traced(&collector, &[&protocol, "--otel-exporter-otlp-timeout=300"]).await;
+        // What the model took.
+        stranger.wait_sample("inference_gateway_trace_spans_total{outcome=\"failed\"}", 6.0).await;
+        assert!(collector.spans().is_empty());
+        traced(&collector, &[&protocol, &certificate]).await;
+        collector.wait(|span| span.name == "bring into service").await;
+    }
+}
+
+#[tokio::test]
 async fn a_collector_that_is_away_costs_no_request() {
     for protocol in ["http/protobuf", "grpc"] {
         let protocol = format!("--otel-exporter-otlp-protocol={protocol}");

@@ -1,5 +1,6 @@
 //! A collector of traces: OTLP over gRPC and over HTTP on one port, as the definitions of OpenTelemetry describe them.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -7,6 +8,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use axum::serve::Listener;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -17,7 +19,12 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message;
-use tokio::net::TcpListener;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use crate::harness::{PATIENCE, spawn};
 
@@ -36,14 +43,78 @@ struct Arrived {
     authorization: Option<String>,
 }
 
+/// TLS with a certificate of an authority that nobody else knows.
+struct Encrypted {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl Listener for Encrypted {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, address) = self.listener.accept().await.unwrap();
+            // A client that does not trust us is gone.
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+/// What answers with such a certificate, and the authority's own, as PEM.
+fn encryption() -> (TlsAcceptor, String) {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "authority of the collector");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let names = CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let certificate = names.signed_by(&key, &issuer).unwrap();
+    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    (TlsAcceptor::from(Arc::new(config)), issuer.pem())
+}
+
 impl Collector {
     /// Listens on a port of the system's choice.
     pub(super) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
+        let collector =
+            Self { address: format!("http://{}", listener.local_addr().unwrap()), ..Self::default() };
+        let router = collector.router();
+        spawn(async move { axum::serve(listener, router).await });
+        collector
+    }
+
+    /// The same over TLS; also its authority, as PEM.
+    pub(super) async fn start_encrypted() -> (Self, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("https://localhost:{}", listener.local_addr().unwrap().port());
+        let (acceptor, authority) = encryption();
         let collector = Self { address, ..Self::default() };
-        let by_http = collector.clone();
-        let router = Router::new()
+        let router = collector.router();
+        spawn(async move { axum::serve(Encrypted { listener, acceptor }, router).await });
+        (collector, authority)
+    }
+
+    fn router(&self) -> Router {
+        let by_http = self.clone();
+        Router::new()
             .route(
                 "/v1/traces",
                 post(async move |headers: HeaderMap, body: Bytes| {
@@ -61,10 +132,8 @@ impl Collector {
             )
             .route_service(
                 "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
-                TraceServiceServer::new(collector.clone()),
-            );
-        spawn(async move { axum::serve(listener, router).await });
-        collector
+                TraceServiceServer::new(self.clone()),
+            )
     }
 
     fn take(&self, request: ExportTraceServiceRequest, authorization: Option<&str>) {
