@@ -173,7 +173,8 @@ fn write(
     kinds: &[Kind],
     exemplars: Option<&Exemplars>,
 ) -> Result<String, fmt::Error> {
-    let mut out = String::new();
+    // A gateway with one model tells some 35 KB.
+    let mut out = String::with_capacity(64 << 10);
     for (family, kind) in families.iter().zip(kinds) {
         write_family(family, *kind, exemplars, &mut out)?;
     }
@@ -198,7 +199,7 @@ fn write_family(
     }
     writeln!(out, "# HELP {name} {}", escaped(family.help()))?;
     for metric in family.get_metric() {
-        let sample = Sample { name, labels: metric.get_label() };
+        let sample = Sample::new(name, metric.get_label());
         match kind {
             Kind::Counter => sample.write("_total", None, &number(metric.get_counter().get_value()), out)?,
             Kind::Gauge => sample.write("", None, &number(metric.get_gauge().get_value()), out)?,
@@ -241,22 +242,25 @@ fn exemplar(exemplar: &Exemplar) -> String {
 /// What the sample lines of one metric have in common.
 struct Sample<'family> {
     name: &'family str,
-    labels: &'family [LabelPair],
+    /// As they are written, with commas between them: once, since a histogram has a line for each bucket.
+    labels: String,
 }
 
-impl Sample<'_> {
+impl<'family> Sample<'family> {
+    fn new(name: &'family str, labels: &[LabelPair]) -> Self {
+        let written: Vec<String> =
+            labels.iter().map(|label| format!("{}=\"{}\"", label.name(), escaped(label.value()))).collect();
+        Self { name, labels: written.join(",") }
+    }
+
     /// Writes one line.
     fn write(&self, suffix: &str, le: Option<&str>, value: &str, out: &mut String) -> fmt::Result {
-        let own = self.labels.iter().map(|label| (label.name(), label.value()));
-        let labels: Vec<String> = own
-            .chain(le.map(|le| ("le", le)))
-            .map(|(name, value)| format!("{name}=\"{}\"", escaped(value)))
-            .collect();
-        let name = self.name;
-        if labels.is_empty() {
-            writeln!(out, "{name}{suffix} {value}")
-        } else {
-            writeln!(out, "{name}{suffix}{{{}}} {value}", labels.join(","))
+        let Self { name, labels } = self;
+        match (labels.is_empty(), le) {
+            (true, None) => writeln!(out, "{name}{suffix} {value}"),
+            (true, Some(le)) => writeln!(out, "{name}{suffix}{{le=\"{le}\"}} {value}"),
+            (false, None) => writeln!(out, "{name}{suffix}{{{labels}}} {value}"),
+            (false, Some(le)) => writeln!(out, "{name}{suffix}{{{labels},le=\"{le}\"}} {value}"),
         }
     }
 }
