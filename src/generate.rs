@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use self::times::Times;
 
 use crate::engine::{
-    EngineError, Event, Finish, Mask, Place, Request, Sampling, TokenId, TokenLogprobs, TokenStream,
+    EngineError, Event, Finish, Lane, Mask, Place, Request, Sampling, TokenId, TokenLogprobs, TokenStream,
 };
 use crate::metrics::{EndedGeneration, GenerationEnd};
 use crate::model::{LoadedModel, Pinned};
@@ -266,7 +266,7 @@ fn check_numbers(model: &LoadedModel, inputs: &[Input]) -> Result<(), GenerateEr
             MaxTokens::Exactly(_) | MaxTokens::UpTo(_) => {}
         }
     }
-    let allowed = MOST_GENERATIONS.min(model.engine.places());
+    let allowed = MOST_GENERATIONS.min(model.engine.places(Lane::COMMON));
     let asked = inputs.iter().fold(0, |sum: usize, input| sum.saturating_add(input.choices));
     // One always finds out by itself whether there is a place.
     if asked > allowed.max(1) { Err(GenerateError::TooManyGenerations { asked, allowed }) } else { Ok(()) }

@@ -24,6 +24,7 @@ mod sequence;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod waiting;
 mod worker;
 
 use std::sync::mpsc as std_mpsc;
@@ -34,14 +35,14 @@ use tokio::sync::{mpsc, watch};
 
 pub use backend::{Backend, BackendError, Batch, Feeding, Geometry, Input, Wanted};
 pub use mask::{Mask, MaskError};
-pub use places::Place;
+pub use places::{Lane, Place};
 pub use pulse::RunningStep;
 pub use request::{EngineError, Event, Finish, Finished, Request, Sampling, TokenId, TokenLogprobs};
 pub use sampler::{Pick, SampleError, Sampler, Scratch};
 pub use turns::Turns;
 
 use crate::metrics::ModelMetrics;
-use places::Places;
+use places::{NoPlace, Places};
 use pulse::Pulse;
 use sequence::Sequence;
 use worker::{Message, Worker};
@@ -150,20 +151,32 @@ impl Engine {
         self.inner.pulse.running()
     }
 
-    /// How many requests can be here at once, in rows and in the queue.
-    pub fn places(&self) -> usize {
-        self.inner.places.total()
+    /// How many requests of a lane can be here at once, in rows and in the queue.
+    pub fn places(&self, lane: Lane) -> usize {
+        self.inner.places.total(lane)
+    }
+
+    /// Takes a place, in a row or in the queue, where clients are not told apart.
+    ///
+    /// # Errors
+    /// See [`Self::reserve_in`].
+    pub fn reserve(&self) -> Result<Place, EngineError> {
+        self.reserve_in(Lane::COMMON)
     }
 
     /// Takes a place, in a row or in the queue.
     ///
     /// # Errors
-    /// [`EngineError::Overloaded`] when all places are taken, [`EngineError::Stopped`] when the engine has ended.
-    pub fn reserve(&self) -> Result<Place, EngineError> {
+    /// [`EngineError::Overloaded`] when all places are taken, [`EngineError::LaneFull`] when the lane has what it may have,
+    /// [`EngineError::Stopped`] when the engine has ended.
+    pub fn reserve_in(&self, lane: Lane) -> Result<Place, EngineError> {
         if !*self.inner.alive.borrow() {
             return Err(EngineError::Stopped);
         }
-        self.inner.places.take().map_err(|running| EngineError::Overloaded { running })
+        self.inner.places.take(lane).map_err(|why| match why {
+            NoPlace::Full(running) => EngineError::Overloaded { running },
+            NoPlace::LaneFull(running) => EngineError::LaneFull { running },
+        })
     }
 
     /// Changes, while it runs, how many sequences are generated at once and how many requests may wait. What has begun is

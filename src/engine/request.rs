@@ -141,6 +141,12 @@ pub enum EngineError {
         /// Requests in the engine.
         running: usize,
     },
+    /// The client has as many places as it may have.
+    #[error("{running} requests of yours are running or waiting, which leaves the other places to others")]
+    LaneFull {
+        /// Requests of the client in the engine.
+        running: usize,
+    },
     /// The prompt and the tokens asked for do not fit.
     #[error(
         "{prompt_tokens} prompt tokens and {max_tokens} tokens to generate exceed the context of {context_tokens} tokens"

@@ -1,8 +1,8 @@
 //! Who runs in the next step, and in which row. Pure: no clock, no I/O, no model.
 //!
 //! ```text
-//! waiting, in order of arrival ──▶ prefilling (at most one) ──▶ decoding
-//!                                  row = decoding.len()         rows 0..decoding.len()
+//! waiting, lanes in turn ──▶ prefilling (at most one) ──▶ decoding
+//!                            row = decoding.len()         rows 0..decoding.len()
 //! ```
 //!
 //! Rows are contiguous, so one run decodes all of them. Prompts are fed one after the other, in chunks whose borders
@@ -11,12 +11,12 @@
 //! tokens, so a sequence is computed the same alone or in company.
 //!
 //! A sequence gets a row only when the cache memory that it may come to need is free: what has begun never runs out of
-//! memory. Nobody is overtaken, so a large request waits for memory but is not passed over for ever.
+//! memory. Whoever is next is not overtaken, so a large request waits for memory but is not passed over for ever.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::sequence::Sequence;
+use super::waiting::Waiting;
 
 /// What one step runs: a piece of the prompt in the prefilling row, then one token for each of rows `0..decode`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub(super) struct Bounds {
 
 /// The sequences of one engine.
 pub(super) struct Scheduler {
-    waiting: VecDeque<Sequence>,
+    waiting: Waiting,
     prefilling: Option<Sequence>,
     decoding: Vec<Sequence>,
     bounds: Bounds,
@@ -66,7 +66,12 @@ pub(super) struct Scheduler {
 
 impl Scheduler {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self { waiting: VecDeque::new(), prefilling: None, decoding: Vec::with_capacity(bounds.rows), bounds }
+        Self {
+            waiting: Waiting::default(),
+            prefilling: None,
+            decoding: Vec::with_capacity(bounds.rows),
+            bounds,
+        }
     }
 
     /// Changes how many sequences are in rows at once; those that are in one stay.
@@ -102,17 +107,17 @@ impl Scheduler {
     }
 
     pub(super) fn push(&mut self, sequence: Sequence) {
-        self.waiting.push_back(sequence);
+        self.waiting.push(sequence);
     }
 
-    /// Gives a free row to the sequence that arrived first, if the memory it may need is free; returns it.
+    /// Gives a free row to the sequence that is next, if the memory it may need is free; returns it.
     pub(super) fn admit(&mut self) -> Option<&mut Sequence> {
-        let first = self.waiting.front()?;
+        let first = self.waiting.first()?;
         let fits = self.reserved_tokens() + first.reserved_tokens() <= self.bounds.cache_tokens;
         if self.prefilling.is_some() || self.decoding.len() >= self.bounds.rows || !fits {
             return None;
         }
-        self.prefilling = self.waiting.pop_front();
+        self.prefilling = self.waiting.take_first();
         self.prefilling.as_mut()
     }
 
@@ -165,21 +170,16 @@ impl Scheduler {
         Some((removed, Vacated { moves: Vec::new(), released }))
     }
 
-    /// Takes out the waiting sequences that are `unwanted`, in order of arrival.
+    /// Takes out the waiting sequences that are `unwanted`.
     pub(super) fn remove_waiting(&mut self, unwanted: impl Fn(&Sequence) -> bool) -> Vec<Sequence> {
-        if !self.waiting.iter().any(&unwanted) {
-            return Vec::new();
-        }
-        let (removed, kept) = self.waiting.drain(..).partition(unwanted);
-        self.waiting = kept;
-        Vec::from_iter::<VecDeque<Sequence>>(removed)
+        self.waiting.remove(unwanted)
     }
 
     /// Takes everything out, waiting and running.
     pub(super) fn drain(&mut self) -> Vec<Sequence> {
         let mut all: Vec<Sequence> = self.decoding.drain(..).collect();
         all.extend(self.prefilling.take());
-        all.extend(self.waiting.drain(..));
+        all.extend(self.waiting.drain());
         all
     }
 }

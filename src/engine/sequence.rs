@@ -32,7 +32,7 @@ pub(super) struct Sequence {
     lookup: Option<Lookup>,
     stream: mpsc::Sender<Result<Event, EngineError>>,
     /// The place in the engine; returned when the sequence is dropped, however it ends.
-    _place: Place,
+    place: Place,
     submitted: Instant,
     admitted: Option<Instant>,
     first_token: Option<Instant>,
@@ -59,7 +59,7 @@ impl Sequence {
             stop_logprobs: None,
             lookup,
             stream,
-            _place: place,
+            place,
             submitted: Instant::now(),
             admitted: None,
             first_token: None,
@@ -69,6 +69,11 @@ impl Sequence {
     pub(super) fn masked(mut self, mask: Option<Box<dyn Mask>>) -> Self {
         self.mask = mask;
         self
+    }
+
+    /// The lane in which it waits.
+    pub(super) fn lane(&self) -> u64 {
+        self.place.lane()
     }
 
     /// Whether nobody reads the stream any more.

@@ -96,7 +96,7 @@ impl GenerateError {
                 EngineError::Run(_) => "run_failed",
                 EngineError::NotFinite => "not_finite",
                 EngineError::Stopped => "engine_stopped",
-                EngineError::Overloaded { .. } => "overloaded",
+                EngineError::Overloaded { .. } | EngineError::LaneFull { .. } => "overloaded",
                 EngineError::ContextExceeded { .. } => "context_length_exceeded",
                 EngineError::CacheExceeded { .. } => "cache_memory_exceeded",
                 EngineError::DeadlineExceeded => "deadline_exceeded",
@@ -122,6 +122,7 @@ impl GenerateError {
             Self::Engine(error) => match error {
                 EngineError::Run(_) | EngineError::NotFinite | EngineError::Stopped => true,
                 EngineError::Overloaded { .. }
+                | EngineError::LaneFull { .. }
                 | EngineError::ContextExceeded { .. }
                 | EngineError::CacheExceeded { .. }
                 | EngineError::DeadlineExceeded

@@ -236,7 +236,7 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         let message = error.to_string();
         match error {
-            EngineError::Overloaded { .. } => {
+            EngineError::Overloaded { .. } | EngineError::LaneFull { .. } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", message).retry_after(1)
             }
             EngineError::ContextExceeded { .. } => {

@@ -1,10 +1,12 @@
 //! The policy's promises under any schedule: order of arrival, bounds, progress, contiguous rows.
 
+use std::collections::VecDeque;
+
 use proptest::prelude::*;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::engine::places::Places;
+use crate::engine::places::{Lane, Places};
 use crate::engine::request::{Request, Sampling};
 
 const BOUNDS: Bounds = Bounds { rows: 3, cache_tokens: 40, chunk_tokens: 4, chunks_alone: 2 };
@@ -45,7 +47,7 @@ fn sequence(number: u32, prompt_tokens: usize, max_tokens: usize) -> Sequence {
         logprobs: None,
         deadline: None,
     };
-    let place = Places::new(1).take().unwrap();
+    let place = Places::new(1).take(Lane::COMMON).unwrap();
     Sequence::new(request, mpsc::channel(max_tokens + 1).0, place, false)
 }
 
