@@ -22,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod failpoint;
+pub mod followed;
 pub mod generate;
 pub mod http;
 pub mod k8s;

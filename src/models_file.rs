@@ -1,24 +1,18 @@
 //! The file that lists the models: read at the start, when it changes, and when asked to (SIGHUP, admin page).
 //!
-//! Looked at once a second rather than watched: a mounted ConfigMap changes by a link to another folder, network file
-//! systems tell nobody, and a look costs microseconds. What does not hold changes nothing, and says so in the log, in a
-//! metric and on the admin page; a file that is gone is not a list without models.
+//! What does not hold changes nothing, and says so in the log, in a metric and on the admin page; a file that is gone is not a
+//! list without models.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
+use crate::followed::{self, Followed};
 use crate::metrics::Metrics;
 use crate::model::{Defaults, Desired, DocumentError, MOST_DOCUMENT_BYTES, Registry, parse_documents};
 use crate::shutdown::ReloadRequests;
-
-/// How often the file is looked at.
-const LOOK: Duration = Duration::from_secs(1);
-/// A change that leaves no trace in the file's attributes is seen after so many looks.
-const LOOKS_BETWEEN_READS: u32 = 30;
 
 /// The file and where its content goes.
 pub struct ModelsFile {
@@ -49,28 +43,12 @@ pub struct Reading {
     pub error: Option<String>,
 }
 
-/// What is known of a file without reading it.
-#[derive(Debug, PartialEq, Eq)]
-struct Traces {
-    /// Where links lead.
-    path: PathBuf,
-    identity: (u64, u64),
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
 /// Why a list of models does not hold.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     /// The file cannot be read.
-    #[error("failed to read {path}: {source}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] followed::ReadError),
     /// Its content is no list of models.
     #[error(transparent)]
     Document(#[from] DocumentError),
@@ -81,16 +59,7 @@ pub enum ReadError {
 /// # Errors
 /// The file cannot be read, or holds no list of models.
 pub async fn read_list(path: &Path, defaults: &Defaults) -> Result<Desired, ReadError> {
-    Ok(parse_documents(&read(path).await?, defaults)?)
-}
-
-async fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
-    let fail = |source| ReadError::Read { path: path.to_owned(), source };
-    let file = tokio::fs::File::open(path).await.map_err(fail)?;
-    let mut bytes = Vec::new();
-    // One more than allowed, so that too many are seen.
-    file.take(MOST_DOCUMENT_BYTES as u64 + 1).read_to_end(&mut bytes).await.map_err(fail)?;
-    Ok(bytes)
+    Ok(parse_documents(&followed::read(path, MOST_DOCUMENT_BYTES).await?, defaults)?)
 }
 
 impl FileStatus {
@@ -112,53 +81,27 @@ impl FileStatus {
 impl ModelsFile {
     /// Reads the file for as long as the process serves.
     pub async fn follow(self, mut reloads: ReloadRequests) -> std::convert::Infallible {
-        let mut known: Option<Traces> = None;
+        let mut file = Followed::new(vec![self.path.clone()]);
         let mut content: Option<Result<Vec<u8>, String>> = None;
         loop {
-            let traces = self.traces().await;
-            let read = read(&self.path).await;
+            tokio::select! {
+                () = file.changed() => {}
+                () = reloads.asked() => {
+                    tracing::info!(path = %self.path.display(), "asked to read the list of models again");
+                }
+            }
+            let read = followed::read(&self.path, MOST_DOCUMENT_BYTES).await;
             let now = read.as_ref().map(Clone::clone).map_err(ToString::to_string);
             if content.as_ref() != Some(&now) {
                 self.apply(read);
                 content = Some(now);
             }
-            known = traces.or(known);
-            self.wait(known.as_ref(), &mut reloads).await;
         }
     }
 
-    /// Returns when the file may have changed.
-    async fn wait(&self, known: Option<&Traces>, reloads: &mut ReloadRequests) {
-        for _look in 0..LOOKS_BETWEEN_READS {
-            tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
-                () = reloads.asked() => {
-                    tracing::info!(path = %self.path.display(), "asked to read the list of models again");
-                    return;
-                }
-            }
-            if self.traces().await.as_ref() != known {
-                return;
-            }
-        }
-    }
-
-    async fn traces(&self) -> Option<Traces> {
-        use std::os::unix::fs::MetadataExt;
-
-        let path = tokio::fs::canonicalize(&self.path).await.ok()?;
-        let metadata = tokio::fs::metadata(&path).await.ok()?;
-        Some(Traces {
-            identity: (metadata.dev(), metadata.ino()),
-            bytes: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            path,
-        })
-    }
-
-    fn apply(&self, read: Result<Vec<u8>, ReadError>) {
-        let parsed = read.and_then(|bytes| Ok(parse_documents(&bytes, &self.defaults)?));
+    fn apply(&self, read: Result<Vec<u8>, followed::ReadError>) {
+        let parsed =
+            read.map_err(ReadError::from).and_then(|bytes| Ok(parse_documents(&bytes, &self.defaults)?));
         let path = self.path.display();
         self.metrics.config_reloaded(parsed.is_ok());
         match parsed {

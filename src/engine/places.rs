@@ -19,10 +19,10 @@ impl Lane {
 
 /// The places of one engine.
 #[derive(Debug)]
-pub(super) struct Places(Mutex<Taken>);
+pub(super) struct Places(Mutex<State>);
 
 #[derive(Debug)]
-struct Taken {
+struct State {
     total: usize,
     taken: usize,
     /// Of each lane that has one.
@@ -47,11 +47,11 @@ pub struct Place {
 
 impl Places {
     pub(super) fn new(total: usize) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Taken { total, taken: 0, by_lane: BTreeMap::new() })))
+        Arc::new(Self(Mutex::new(State { total, taken: 0, by_lane: BTreeMap::new() })))
     }
 
     /// Not held over anything that waits, and not taken by the worker but when a sequence leaves.
-    fn lock(&self) -> MutexGuard<'_, Taken> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         // The numbers are whole whatever happened to another holder.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

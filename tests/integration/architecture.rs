@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::harness::project;
 
 /// What each module may use of the others.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("main", &["cli", "failpoint", "memory"]),
     ("lib", &[]),
     ("cli", &["app", "config", "http", "k8s", "metrics", "model", "shutdown", "telemetry"]),
@@ -26,7 +26,8 @@ const MAY_USE: [(&str, &[&str]); 18] = [
             "telemetry",
         ],
     ),
-    ("models_file", &["metrics", "model", "shutdown"]),
+    ("followed", &[]),
+    ("models_file", &["followed", "metrics", "model", "shutdown"]),
     ("config", &["model", "telemetry"]),
     (
         "http",
