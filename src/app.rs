@@ -1,5 +1,6 @@
 //! The composition root: builds every part, runs them, and joins them when the process ends.
 
+mod access;
 mod cluster;
 mod one;
 
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 
 pub use self::cluster::control;
 pub use self::one::{OneModel, load_one};
+use crate::access::KeyRing;
 use crate::config::{EngineSettings, ModelSettings, Settings, SourceSettings};
 use crate::engine::ort::library::{self, Search};
 use crate::engine::ort::{Runtime, RuntimeOptions};
@@ -123,6 +125,7 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
         status: Arc::clone(&file_status),
         registry: Arc::clone(&registry),
     });
+    let door = access::door(&settings, &metrics).await?;
     let agent = cluster::agent(&settings, (&registry, &metrics), &commands, &desired).await?;
     let config_map = cluster::config_map(&settings, (&registry, &metrics), &desired, &file_status).await?;
     let listed_in = settings.model.models_file.clone();
@@ -143,6 +146,8 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
         registry: Arc::clone(&registry),
         metrics: Arc::clone(&metrics),
         traces,
+        access: door.access,
+        scrapers: door.scrapers,
         phase: phase_seen.clone(),
         limits: HttpLimits {
             body_bytes: settings.listen.max_body_bytes,
@@ -166,6 +171,7 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
         died = fleet.run(desired_seen) => died.map(|never| match never {}).map_err(Into::into),
         never = follow(file, config_map, reload) => match never {},
         Some(never) = optional(agent.map(Agent::run)) => match never {},
+        Some(never) = optional(door.keys.as_deref().map(KeyRing::follow)) => match never {},
         never = watch_steps(&registry, settings.engine.step_timeout) => match never {},
     };
     end(&settings, &phase, stop, &registry, &api_tasks).await;

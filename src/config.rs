@@ -3,6 +3,7 @@
 //! The only file that reads the environment. Each field says its flag and variable (clap derives both), its unit and
 //! its effect; `inference-gateway config` prints what is in force and where it came from.
 
+mod access;
 mod cluster;
 mod reference;
 mod sources;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
+pub use self::access::{AccessSettings, AuthMode, MetricsAuth};
 pub use self::cluster::{ClusterSettings, ControllerSettings};
 pub use self::reference::reference;
 pub use self::sources::SourceSettings;
@@ -45,6 +47,9 @@ pub struct Settings {
     /// Addresses and limits of the listeners.
     #[command(flatten)]
     pub listen: ListenSettings,
+    /// Who may use the API.
+    #[command(flatten)]
+    pub access: AccessSettings,
     /// The model that is served.
     #[command(flatten)]
     pub model: ModelSettings,
@@ -271,6 +276,9 @@ pub enum ConfigError {
         #[source]
         cause: std::io::Error,
     },
+    /// Settings do not go together.
+    #[error("{0}")]
+    Contradiction(&'static str),
     /// A model source is not understood.
     #[error("failed to understand {variable}: {cause}")]
     Source {

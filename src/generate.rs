@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use self::times::Times;
 
+use crate::access::{Caller, TokenKind};
 use crate::engine::{
     EngineError, Event, Finish, Lane, Mask, Place, Request, Sampling, TokenId, TokenLogprobs, TokenStream,
 };
@@ -84,6 +85,7 @@ pub enum MaxTokens {
 /// A running generation.
 pub struct Generation {
     model: Arc<Pinned>,
+    caller: Caller,
     prompt_tokens: Vec<TokenId>,
     /// The prompt, where a template of the settings made it.
     rendered: Option<Arc<str>>,
@@ -165,30 +167,38 @@ impl EndReason {
     }
 }
 
-/// Begins the generations of a request: of each input as many as it wants. All of them, or none.
+/// Begins the generations of a request: of each input as many as it wants. All of them, or none. `caller` is whose they are:
+/// they wait in the caller's lane, and their tokens are charged as they come.
 ///
 /// # Errors
 /// The queue is full, a prompt does not fit or cannot be tokenised, the engine is gone.
 ///
 /// # Panics
 /// Without an input: callers check outside input.
-pub async fn start(model: Pinned, inputs: Vec<Input>) -> Result<Generations, Refused> {
+pub async fn start(caller: &Caller, model: Pinned, inputs: Vec<Input>) -> Result<Generations, Refused> {
     let accepted = Instant::now();
-    check_numbers(&model, &inputs)?;
+    let lane = lane_of(caller);
+    check_numbers(&model, &inputs, lane)?;
     let inference = Arc::new(Inference::begin(asked(&model, &inputs), accepted));
-    let begun = begin(Arc::new(model), &inputs, &inference, accepted).await;
+    let begun = begin(Arc::new(model), (caller, lane), &inputs, &inference, accepted).await;
     begun.inspect_err(|refused| inference.refused(refused.error.label()))
+}
+
+/// Where the requests of a caller wait, and how many places they may have.
+pub fn lane_of(caller: &Caller) -> Lane {
+    Lane { id: caller.lane(), most_percent: caller.share_percent() }
 }
 
 /// Reserve, encode, compile, submit.
 async fn begin(
     model: Arc<Pinned>,
+    (caller, lane): (&Caller, Lane),
     inputs: &[Input],
     inference: &Arc<Inference>,
     accepted: Instant,
 ) -> Result<Generations, Refused> {
     let wanted = inputs.iter().map(|input| input.choices).sum();
-    let places: Vec<Place> = (0..wanted).map(|_| model.engine.reserve()).collect::<Result<_, _>>()?;
+    let places: Vec<Place> = (0..wanted).map(|_| model.engine.reserve_in(lane)).collect::<Result<_, _>>()?;
     let prompts = inputs.iter().map(|input| input.prompt.clone()).collect();
     let prompts = prompt::encode(&model, prompts).await?;
     let requests: Vec<(Request, Option<Arc<str>>)> = inputs
@@ -211,6 +221,8 @@ async fn begin(
     let mut places = places.into_iter();
     let mut all = Vec::with_capacity(wanted);
     for (input, (request, rendered)) in inputs.iter().zip(requests) {
+        // A prompt is computed once, however many continuations are wanted.
+        caller.charge(TokenKind::Prompt, request.prompt.len());
         for (choice, place) in places.by_ref().take(input.choices).enumerate() {
             let mut request = request.clone();
             // The first choice is the answer that a request for one would get.
@@ -218,7 +230,7 @@ async fn begin(
             let mask = masks.next().flatten();
             let index = all.len();
             let times = Times::new(inference, (index, choice == 0), accepted, phase_end);
-            let mut generation = Generation::begin(&model, input, (place, request, mask), times)?;
+            let mut generation = Generation::begin((&model, caller), input, (place, request, mask), times)?;
             generation.rendered.clone_from(&rendered);
             all.push(generation);
         }
@@ -252,7 +264,7 @@ fn asked(model: &LoadedModel, inputs: &[Input]) -> Asked {
 }
 
 /// What can be told before anything is done.
-fn check_numbers(model: &LoadedModel, inputs: &[Input]) -> Result<(), GenerateError> {
+fn check_numbers(model: &LoadedModel, inputs: &[Input], lane: Lane) -> Result<(), GenerateError> {
     assert!(
         inputs.iter().all(|input| input.choices > 0) && !inputs.is_empty(),
         "something is to be generated"
@@ -266,7 +278,7 @@ fn check_numbers(model: &LoadedModel, inputs: &[Input]) -> Result<(), GenerateEr
             MaxTokens::Exactly(_) | MaxTokens::UpTo(_) => {}
         }
     }
-    let allowed = MOST_GENERATIONS.min(model.engine.places(Lane::COMMON));
+    let allowed = MOST_GENERATIONS.min(model.engine.places(lane));
     let asked = inputs.iter().fold(0, |sum: usize, input| sum.saturating_add(input.choices));
     // One always finds out by itself whether there is a place.
     if asked > allowed.max(1) { Err(GenerateError::TooManyGenerations { asked, allowed }) } else { Ok(()) }
@@ -292,7 +304,7 @@ fn engine_request(model: &LoadedModel, input: &Input, prompt: Vec<TokenId>, acce
 
 impl Generation {
     fn begin(
-        model: &Arc<Pinned>,
+        (model, caller): (&Arc<Pinned>, &Caller),
         input: &Input,
         (place, request, mask): (Place, Request, Option<Box<dyn Mask>>),
         times: Times,
@@ -304,6 +316,7 @@ impl Generation {
         model.metrics.accepted(prompt_tokens.len());
         Ok(Self {
             model: Arc::clone(model),
+            caller: caller.clone(),
             prompt_tokens,
             rendered: None,
             cached_tokens: 0,
@@ -405,6 +418,7 @@ impl Generation {
             }
             Event::Token { token, logprobs } => {
                 self.times.token(&self.model.metrics);
+                self.caller.charge(TokenKind::Generated, 1);
                 self.token_ids.push(token);
                 if let Some(logprobs) = logprobs {
                     let picked = self.picked_token(token, *logprobs)?;

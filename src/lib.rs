@@ -17,6 +17,7 @@
 //! Read in this order: [`generate`] (the request flow), [`engine`] (the step), [`model`] (the model flow), [`http`],
 //! [`app`] (how all is put together).
 
+pub mod access;
 pub mod app;
 pub mod cli;
 pub mod config;

@@ -2,6 +2,7 @@
 //!
 //! Label values come from a bounded set: served model names, and enums of ours; nothing that a client sends.
 
+mod access;
 mod cluster;
 mod declare;
 mod exemplars;
@@ -19,6 +20,8 @@ use prometheus::core::Collector;
 use prometheus::proto::{Metric, MetricFamily};
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
+use access::AccessFamilies;
+pub use access::{CallerMetrics, FollowedFile, Refusal, ReviewOutcome, Stranger};
 use cluster::Cluster;
 pub use cluster::WriteOutcome;
 use declare::{Declare, Declared};
@@ -111,6 +114,7 @@ pub struct Metrics {
     active_connections: IntGauge,
     trace_spans: IntCounterVec,
     ready: IntGaugeVec,
+    access: AccessFamilies,
     cluster: Cluster,
     lifecycle: Lifecycle,
     models: ModelFamilies,
@@ -150,6 +154,7 @@ impl Metrics {
                 &["outcome"],
             ),
             ready: on.gauges("ready", "1 while `/readyz` of this gateway says so, else 0.", &[]),
+            access: AccessFamilies::new(&on),
             cluster: Cluster::new(&on),
             lifecycle: Lifecycle::new(&on),
             models: ModelFamilies::new(&on),

@@ -1,5 +1,6 @@
 //! HTTP: wire formats and nothing else. Knows no Kubernetes and no ONNX Runtime.
 
+mod access;
 mod admin;
 mod connections;
 mod controller;
@@ -37,6 +38,7 @@ pub use connections::CountedListener;
 pub use controller::{ControllerOps, controller_router};
 pub use native::{LocalAnswer, LocalError, LocalPrompt, LocalRequest, Summary};
 
+use crate::access::{Access, Reviewer};
 use crate::metrics::Metrics;
 use crate::model::Registry;
 use crate::shutdown::Phase;
@@ -52,6 +54,10 @@ pub struct Api {
     pub metrics: Arc<Metrics>,
     /// Where traces go.
     pub traces: Traces,
+    /// Who may use the API.
+    pub access: Arc<Access>,
+    /// Who is asked whether metrics may be read; `None`: nobody.
+    pub scrapers: Option<Arc<Reviewer>>,
     /// Where in its life the process is.
     pub phase: watch::Receiver<Phase>,
     /// Limits of requests.
@@ -83,6 +89,7 @@ pub fn api_router(api: &Arc<Api>) -> Router {
         .layer(Extension(openapi::Served::new(&document)))
         .with_state(Arc::clone(api));
     routes
+        .layer(middleware::from_fn_with_state(Arc::clone(api), access::enter))
         .layer(middleware::from_fn(panics::caught))
         .layer(middleware::from_fn_with_state(api.phase.clone(), leaving::last_answers))
         .layer(middleware::from_fn_with_state(Arc::clone(api), observe::observe))

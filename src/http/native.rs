@@ -40,6 +40,7 @@ use super::parameters::{
 use super::request_id::RequestId;
 use super::sse::Moment;
 use super::{Api, json, sse};
+use crate::access::Caller;
 use crate::engine::TokenId;
 use crate::failpoint;
 use crate::generate::{
@@ -200,17 +201,17 @@ struct TextOf {
 
 async fn answer(
     api: &Api,
-    request_id: &RequestId,
+    (request_id, caller): (&RequestId, &Caller),
     request: Request,
     started: Instant,
 ) -> Result<Response, ApiError> {
     let request: NativeRequest = json::read(request.into_body(), api.limits.body_bytes).await?;
-    let mut model = api.registry.pin(request.model.as_deref(), api.limits.request_timeout).await?;
+    let mut model = api.pin(caller, request.model.as_deref()).await?;
     let revision = HeaderValue::from_str(&model.revision).expect("a revision is hexadecimal");
     if failpoint::is("in-answer", "mix") {
         // The fault that a second look at the registry would be.
         tokio::time::sleep(MIX_PAUSE).await;
-        model = api.registry.pin(request.model.as_deref(), api.limits.request_timeout).await?;
+        model = api.pin(caller, request.model.as_deref()).await?;
     }
     let stream = request.stream.unwrap_or(false);
     let about = (model.engine.geometry().vocabulary_size, &*model.prompts());
@@ -219,7 +220,8 @@ async fn answer(
     for input in &mut inputs {
         input.timeout = Some(timeout);
     }
-    let generations = generate::start(model, inputs).await.map_err(|refused| answer.refused(refused))?;
+    let generations =
+        generate::start(caller, model, inputs).await.map_err(|refused| answer.refused(refused))?;
     let mut response = if stream {
         answer.stream(generations, request_id.clone())
     } else {

@@ -31,7 +31,12 @@ pub(super) async fn observe(State(api): State<Arc<Api>>, mut request: Request, n
     let traces = if is_routine(&path) { &off } else { &api.traces };
     let traceparent = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
     let trace = RequestTrace::begin(traces, traceparent);
-    let span = tracing::info_span!("request", request_id = %id, trace_id = trace.trace_id());
+    let span = tracing::info_span!(
+        "request",
+        request_id = %id,
+        trace_id = trace.trace_id(),
+        caller = tracing::field::Empty
+    );
     request.extensions_mut().insert(id.clone());
     let mut observed = Observed {
         api,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -11,8 +11,10 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::Api;
+use super::error::Dialect;
 use super::openapi::OPS;
+use super::request_id::RequestId;
+use super::{Api, access};
 use crate::metrics::Metrics;
 use crate::model::{ModelName, ModelState, RunningStep, Snapshot, Status};
 use crate::openmetrics;
@@ -151,6 +153,9 @@ fn reason(api: &Api) -> (bool, Option<String>) {
     if *api.phase.borrow() != Phase::Serving {
         return (true, Some("shutting down".to_owned()));
     }
+    if let Some(why) = api.access.trouble() {
+        return (true, Some(format!("nobody can be let in: {why}")));
+    }
     match (api.registry.is_synced(), trouble) {
         (true, trouble) => (false, trouble.map(|why| format!("what is known stays in force: {why}"))),
         (false, None) => (true, Some("it is not known yet which models to serve".to_owned())),
@@ -202,7 +207,16 @@ fn model_readiness(model: &Snapshot, stuck: &[(ModelName, RunningStep)]) -> Mode
         ),
     )),
 )]
-pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
+pub(super) async fn metrics(
+    State(api): State<Arc<Api>>,
+    request_id: Option<Extension<RequestId>>,
+    headers: HeaderMap,
+) -> Response {
+    if let Err(denied) = access::enter_metrics(&api, &headers).await {
+        // The listener of probes gives no ids.
+        let request_id = request_id.map_or_else(|| RequestId::of(&headers), |Extension(id)| id);
+        return access::refuse(denied, Dialect::Native, &request_id);
+    }
     let Readiness { ready, reason: _, models } = readiness(&api);
     api.metrics.ready(ready);
     api.metrics.models_ready(models.iter().map(|model| (model.name.as_str(), model.answers)));

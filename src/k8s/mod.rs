@@ -8,6 +8,7 @@
 //! A pod writes nothing but the status of its own replicas; the controller writes everything else, and only while it holds
 //! the lease. Neither needs the other to go on serving.
 
+mod access;
 mod agent;
 mod clock;
 mod configmap;
@@ -20,6 +21,7 @@ mod rollout;
 mod status;
 mod watch;
 
+pub use access::ClusterReviews;
 pub use agent::Agent;
 pub use configmap::ConfigMapModels;
 pub use controller::{Controller, ControllerHealth};

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use crate::harness::project;
 
 /// What each module may use of the others.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     ("main", &["cli", "failpoint", "memory"]),
     ("lib", &[]),
     ("cli", &["app", "config", "http", "k8s", "metrics", "model", "shutdown", "telemetry"]),
     (
         "app",
         &[
+            "access",
             "config",
             "engine",
             "http",
@@ -26,12 +27,14 @@ const MAY_USE: [(&str, &[&str]); 19] = [
             "telemetry",
         ],
     ),
+    ("access", &["followed", "metrics"]),
     ("followed", &[]),
     ("models_file", &["followed", "metrics", "model", "shutdown"]),
     ("config", &["model", "telemetry"]),
     (
         "http",
         &[
+            "access",
             "engine",
             "failpoint",
             "generate",
@@ -44,8 +47,8 @@ const MAY_USE: [(&str, &[&str]); 19] = [
             "telemetry",
         ],
     ),
-    ("k8s", &["failpoint", "metrics", "model", "shutdown"]),
-    ("generate", &["engine", "metrics", "model", "telemetry", "text"]),
+    ("k8s", &["access", "failpoint", "metrics", "model", "shutdown"]),
+    ("generate", &["access", "engine", "metrics", "model", "telemetry", "text"]),
     ("model", &["engine", "failpoint", "memory", "metrics", "telemetry", "text"]),
     ("engine", &["failpoint", "memory", "metrics"]),
     ("text", &[]),
@@ -62,8 +65,9 @@ const INTERNAL: [(&str, &[&str]); 2] =
     [("engine::ort", &["app", "model"]), ("model::source", &["app", "cli", "config", "http"])];
 
 /// Crates and the only places that may name them.
-const OWNERS: [(&str, &[&str]); 20] = [
+const OWNERS: [(&str, &[&str]); 21] = [
     ("kube", &["k8s"]),
+    ("subtle", &["access/"]),
     ("k8s_openapi", &["k8s"]),
     ("ort", &["engine/ort/"]),
     ("axum", &["http/", "app.rs"]),
@@ -163,6 +167,17 @@ fn outside_crates_have_one_owner() {
             assert!(!used || owned, "{file} names the crate `{krate}`, which belongs to {owners:?}");
         }
     }
+}
+
+/// A dialect that found its models by itself would let everybody use all of them.
+#[test]
+fn there_is_one_way_to_a_model_and_it_asks_who_comes() {
+    let ways: Vec<String> = sources()
+        .into_iter()
+        .filter(|(_, code)| code.contains("registry.pin("))
+        .map(|(file, _)| file)
+        .collect();
+    assert_eq!(ways, ["http/access.rs"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value, json};
 
 use super::{Answer, DEFAULT_MAX_TOKENS, NativeRequest, parse};
+use crate::access::Caller;
 use crate::generate::{self, Delta, Generations, MaxTokens, Messages, Prompt, Prompts};
 use crate::http::error::ApiError;
 use crate::http::parameters::Texts;
@@ -115,7 +116,9 @@ impl LocalRequest {
                 }
             }
         }
-        let generations = generate::start(model, inputs).await.map_err(|refused| answer.refused(refused))?;
+        let generations = generate::start(&Caller::anybody(), model, inputs)
+            .await
+            .map_err(|refused| answer.refused(refused))?;
         Ok(LocalAnswer { answer, generations, finish_reason: None, begun: false })
     }
 }

@@ -11,6 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{DEFAULT_MAX_TOKENS, NativeAnswer, NativeEvent, NativeRequest};
+use crate::access::Caller;
 use crate::generate::{EndReason, MOST_GENERATIONS};
 use crate::http::Api;
 use crate::http::error::ErrorBody;
@@ -109,10 +110,11 @@ pub(in crate::http) fn routes() -> OpenApiRouter<Arc<Api>> {
 async fn inference(
     State(api): State<Arc<Api>>,
     Extension(request_id): Extension<RequestId>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
     let started = Instant::now();
-    match super::answer(&api, &request_id, request, started).await {
+    match super::answer(&api, (&request_id, &caller), request, started).await {
         Ok(response) => response,
         Err(error) => error.respond(&request_id),
     }

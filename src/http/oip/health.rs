@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::check_version;
 use super::path::ModelPath;
+use crate::access::Caller;
 use crate::http::error::ApiError;
 use crate::http::known::{model_named, model_to_ask};
 use crate::http::openapi::OIP;
@@ -134,8 +135,8 @@ pub(super) async fn server() -> Json<ServerMetadata> {
 }
 
 /// `GET /v2/models/{name}[/versions/{version}]`
-pub(super) fn model(api: &Api, path: &ModelPath) -> Result<Response, ApiError> {
-    let snapshot = model_to_ask(api, &path.name)?;
+pub(super) async fn model(api: &Api, caller: &Caller, path: &ModelPath) -> Result<Response, ApiError> {
+    let snapshot = model_to_ask(api, caller, &path.name).await?;
     check_version(path, &snapshot.key, version(&snapshot))?;
     let text = |name| Tensor { name, datatype: "BYTES", shape: [1] };
     let metadata = ModelMetadata {
@@ -149,8 +150,8 @@ pub(super) fn model(api: &Api, path: &ModelPath) -> Result<Response, ApiError> {
 }
 
 /// `GET /v2/models/{name}[/versions/{version}]/ready`
-pub(super) fn model_ready(api: &Api, path: &ModelPath) -> Result<Response, ApiError> {
-    let snapshot = model_named(api, &path.name)?;
+pub(super) async fn model_ready(api: &Api, caller: &Caller, path: &ModelPath) -> Result<Response, ApiError> {
+    let snapshot = model_named(api, caller, &path.name).await?;
     check_version(path, &snapshot.key, version(&snapshot))?;
     let models = ops::readiness(api).models;
     let own = models.iter().find(|model| model.name == snapshot.key.as_str());

@@ -35,6 +35,7 @@ use self::request::{Checked, GenerateRequest};
 use super::error::{ApiError, Dialect};
 use super::request_id::RequestId;
 use super::{Api, json};
+use crate::access::Caller;
 use crate::generate;
 use crate::model::ModelName;
 
@@ -42,6 +43,7 @@ use crate::model::ModelName;
 async fn of_model(
     State(api): State<Arc<Api>>,
     Extension(request_id): Extension<RequestId>,
+    Extension(caller): Extension<Caller>,
     Path(path): Path<String>,
     request: Request,
 ) -> Response {
@@ -52,12 +54,12 @@ async fn of_model(
         return wrong_method(method, path.wanted, &request_id);
     }
     let answer = match path.wanted {
-        Wanted::Metadata => operations::model(&api, &path),
-        Wanted::Ready => operations::model_ready(&api, &path),
+        Wanted::Metadata => operations::model(&api, &caller, &path).await,
+        Wanted::Ready => operations::model_ready(&api, &caller, &path).await,
         Wanted::Infer => Err(no_tensors(&path)),
-        Wanted::Generate => operations::generate(&api, &path, request, started).await,
+        Wanted::Generate => operations::generate((&api, &caller), &path, request, started).await,
         Wanted::GenerateStream => {
-            operations::generate_stream(&api, &path, request, started, request_id.clone()).await
+            operations::generate_stream((&api, &caller), &path, request, started, request_id.clone()).await
         }
     };
     answer.unwrap_or_else(|error| error.respond_in(Dialect::OpenInference, &request_id))
@@ -75,21 +77,21 @@ fn wrong_method(method: &Method, wanted: Wanted, request_id: &RequestId) -> Resp
 
 /// Answers with a stream where it is told the request's id.
 async fn generated(
-    api: &Api,
+    (api, caller): (&Api, &Caller),
     path: &ModelPath,
     request: Request,
     started: Instant,
     stream: Option<RequestId>,
 ) -> Result<Response, ApiError> {
     let body: GenerateRequest = json::read(request.into_body(), api.limits.body_bytes).await?;
-    let model = api.registry.pin(Some(&path.name), api.limits.request_timeout).await?;
+    let model = api.pin(caller, Some(&path.name)).await?;
     check_version(path, &model.name, &model.revision)?;
     let revision = HeaderValue::from_str(&model.revision).expect("a revision is hexadecimal");
     let vocabulary_size = model.engine.geometry().vocabulary_size;
     let Checked { mut input, id, details } = body.checked(vocabulary_size, stream.is_some())?;
     input.timeout = Some(model.live().request_timeout.saturating_sub(started.elapsed()));
     let prompt = |_index| "text_input".to_owned();
-    let generations = generate::start(model, vec![input]).await;
+    let generations = generate::start(caller, model, vec![input]).await;
     let generations = generations.map_err(|refused| ApiError::refused(refused, prompt))?;
     let answer = Answer::new(id, details, &generations);
     let mut response = match stream {

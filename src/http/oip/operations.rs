@@ -22,6 +22,7 @@ use super::health::{self, ModelMetadata, ModelReady};
 use super::path::ModelPath;
 use super::request::GenerateRequest;
 use super::{generated, of_model};
+use crate::access::Caller;
 use crate::http::Api;
 use crate::http::error::ApiError;
 use crate::http::openapi::OIP;
@@ -139,8 +140,8 @@ fn version() -> utoipa::openapi::path::Parameter {
         ),
     ),
 )]
-pub(super) fn model(api: &Api, path: &ModelPath) -> Result<Response, ApiError> {
-    health::model(api, path)
+pub(super) async fn model(api: &Api, caller: &Caller, path: &ModelPath) -> Result<Response, ApiError> {
+    health::model(api, caller, path).await
 }
 
 /// Whether a model answers
@@ -161,8 +162,8 @@ pub(super) fn model(api: &Api, path: &ModelPath) -> Result<Response, ApiError> {
         ),
     ),
 )]
-pub(super) fn model_ready(api: &Api, path: &ModelPath) -> Result<Response, ApiError> {
-    health::model_ready(api, path)
+pub(super) async fn model_ready(api: &Api, caller: &Caller, path: &ModelPath) -> Result<Response, ApiError> {
+    health::model_ready(api, caller, path).await
 }
 
 /// Continue a text
@@ -202,12 +203,12 @@ pub(super) fn model_ready(api: &Api, path: &ModelPath) -> Result<Response, ApiEr
     ),
 )]
 pub(super) async fn generate(
-    api: &Api,
+    asked: (&Api, &Caller),
     path: &ModelPath,
     request: Request,
     started: Instant,
 ) -> Result<Response, ApiError> {
-    generated(api, path, request, started, None).await
+    generated(asked, path, request, started, None).await
 }
 
 /// Continue a text, as a stream
@@ -235,11 +236,11 @@ pub(super) async fn generate(
     ),
 )]
 pub(super) async fn generate_stream(
-    api: &Api,
+    asked: (&Api, &Caller),
     path: &ModelPath,
     request: Request,
     started: Instant,
     request_id: RequestId,
 ) -> Result<Response, ApiError> {
-    generated(api, path, request, started, Some(request_id)).await
+    generated(asked, path, request, started, Some(request_id)).await
 }

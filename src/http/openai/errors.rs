@@ -67,7 +67,8 @@ fn code(code: &'static str) -> &'static str {
         "unknown_field" => "unknown_parameter",
         "missing_field" => "missing_required_parameter",
         "duplicate_field" => "duplicate_parameter",
-        "overloaded" => "rate_limit_exceeded",
+        "overloaded" | "quota_exceeded" => "rate_limit_exceeded",
+        "unauthenticated" => "invalid_api_key",
         own => own,
     }
 }

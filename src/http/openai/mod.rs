@@ -38,6 +38,7 @@ use self::format::FormatField;
 use super::error::{ApiError, Dialect};
 use super::request_id::RequestId;
 use super::{Api, json, refusals};
+use crate::access::Caller;
 use crate::generate::{self, Input};
 use crate::model::LoadedModel;
 
@@ -76,10 +77,11 @@ struct Names {
 async fn generate<B: Body>(
     State(api): State<Arc<Api>>,
     Extension(request_id): Extension<RequestId>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
     let started = Instant::now();
-    match answer::<B>(&api, &request_id, request, started).await {
+    match answer::<B>(&api, (&request_id, &caller), request, started).await {
         Ok(response) => response,
         Err(error) => error.respond_in(Dialect::OpenAi, &request_id),
     }
@@ -87,19 +89,20 @@ async fn generate<B: Body>(
 
 async fn answer<B: Body>(
     api: &Api,
-    request_id: &RequestId,
+    (request_id, caller): (&RequestId, &Caller),
     request: Request,
     started: Instant,
 ) -> Result<Response, ApiError> {
     let body: B = json::read(request.into_body(), api.limits.body_bytes).await?;
-    let model = api.registry.pin(body.model(), api.limits.request_timeout).await?;
+    let model = api.pin(caller, body.model()).await?;
     let revision = HeaderValue::from_str(&model.revision).expect("a revision is hexadecimal");
     let Checked { mut inputs, shape, stream, names } = body.checked(&model)?;
     let timeout = model.live().request_timeout.saturating_sub(started.elapsed());
     for input in &mut inputs {
         input.timeout = Some(timeout);
     }
-    let generations = generate::start(model, inputs).await.map_err(|refused| names.refused(refused))?;
+    let generations =
+        generate::start(caller, model, inputs).await.map_err(|refused| names.refused(refused))?;
     let answer = Answer::new(shape, names, request_id, &generations);
     let mut response = match stream {
         Some(stream) => answer.stream(generations, stream, request_id.clone()),

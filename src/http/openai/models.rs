@@ -11,6 +11,7 @@ use utoipa::openapi::Object;
 use utoipa::{IntoResponses, ToSchema};
 
 use super::errors::ErrorBody;
+use crate::access::Caller;
 use crate::http::Api;
 use crate::http::error::{ApiError, Dialect};
 use crate::http::known::{can_be_asked, model_to_ask};
@@ -71,13 +72,20 @@ enum Failures {
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Extension(request_id): Extension<RequestId>,
+    Extension(caller): Extension<Caller>,
 ) -> Response {
     let snapshots = api.registry.snapshots();
     if snapshots.is_empty() && !api.registry.is_synced() {
         return ApiError::from(Unavailable::NotKnown).respond_in(Dialect::OpenAi, &request_id);
     }
-    let mut data: Vec<ModelEntry> =
-        snapshots.iter().filter(|snapshot| can_be_asked(snapshot)).flat_map(entries).collect();
+    let mut data = Vec::new();
+    for entry in snapshots.iter().filter(|snapshot| can_be_asked(snapshot)).flat_map(entries) {
+        match caller.may_use(&entry.id).await {
+            Ok(true) => data.push(entry),
+            Ok(false) => {}
+            Err(denied) => return ApiError::from(denied).respond_in(Dialect::OpenAi, &request_id),
+        }
+    }
     data.sort_by(|one, other| one.id.cmp(&other.id));
     Json(ModelList { object: "list", data }).into_response()
 }
@@ -98,11 +106,12 @@ pub(super) async fn list(
 pub(super) async fn one(
     State(api): State<Arc<Api>>,
     Extension(request_id): Extension<RequestId>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Response {
-    match model_to_ask(&api, &id) {
+    match model_to_ask(&api, &caller, &id).await {
         Ok(snapshot) => Json(entries(&snapshot).find(|entry| entry.id == id)).into_response(),
-        Err(unavailable) => ApiError::from(unavailable).respond_in(Dialect::OpenAi, &request_id),
+        Err(error) => error.respond_in(Dialect::OpenAi, &request_id),
     }
 }
 

@@ -13,6 +13,7 @@ use super::completions::{CompletionRequest, CompletionShape};
 use super::described::{Chunk, Whole};
 use super::errors::ErrorBody;
 use super::{generate, models};
+use crate::access::Caller;
 use crate::http::Api;
 use crate::http::openapi::OPENAI;
 use crate::http::request_id::RequestId;
@@ -141,9 +142,10 @@ pub(in crate::http) fn routes() -> OpenApiRouter<Arc<Api>> {
 async fn chat_completion(
     api: State<Arc<Api>>,
     request_id: Extension<RequestId>,
+    caller: Extension<Caller>,
     request: Request,
 ) -> Response {
-    generate::<ChatRequest>(api, request_id, request).await
+    generate::<ChatRequest>(api, request_id, caller, request).await
 }
 
 /// Continue a text
@@ -191,6 +193,11 @@ async fn chat_completion(
         Failures,
     ),
 )]
-async fn completion(api: State<Arc<Api>>, request_id: Extension<RequestId>, request: Request) -> Response {
-    generate::<CompletionRequest>(api, request_id, request).await
+async fn completion(
+    api: State<Arc<Api>>,
+    request_id: Extension<RequestId>,
+    caller: Extension<Caller>,
+    request: Request,
+) -> Response {
+    generate::<CompletionRequest>(api, request_id, caller, request).await
 }

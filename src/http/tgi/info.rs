@@ -12,7 +12,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::errors::ErrorBody;
-use crate::generate::MOST_GENERATIONS;
+use crate::access::Caller;
+use crate::generate::{MOST_GENERATIONS, lane_of};
 use crate::http::error::{ApiError, Dialect};
 use crate::http::openapi::TGI;
 use crate::http::parameters::{MOST_STOP_STRINGS, schemas};
@@ -72,10 +73,12 @@ struct Info {
 pub(super) async fn info(
     State(api): State<Arc<Api>>,
     Extension(request_id): Extension<RequestId>,
+    Extension(caller): Extension<Caller>,
 ) -> Response {
-    match api.registry.pin(None, api.limits.request_timeout).await {
+    match api.pin(&caller, None).await {
         Ok(model) => {
-            let (places, total_tokens) = (model.engine.places(), model.engine.longest_tokens());
+            let (places, total_tokens) =
+                (model.engine.places(lane_of(&caller)), model.engine.longest_tokens());
             Json(Info {
                 model_id: model.name.to_string(),
                 model_sha: model.revision.clone(),
@@ -94,7 +97,7 @@ pub(super) async fn info(
             })
             .into_response()
         }
-        Err(unavailable) => ApiError::from(unavailable).respond_in(Dialect::Tgi, &request_id),
+        Err(error) => error.respond_in(Dialect::Tgi, &request_id),
     }
 }
 

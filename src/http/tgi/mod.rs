@@ -35,18 +35,22 @@ use self::request::{Asked, Checked, GenerateRequest};
 use super::error::{ApiError, Dialect};
 use super::request_id::RequestId;
 use super::{Api, json};
+use crate::access::Caller;
 use crate::generate::{GenerateError, start};
 
 /// The paths of the dialect; errors at them have its body.
 pub(super) const PATHS: [&str; 6] = ["/", "/generate", "/generate_stream", "/tokenize", "/info", "/health"];
 
+/// Which request it is, and of whom.
+type Whose = (Extension<RequestId>, Extension<Caller>);
+
 async fn generated(
     State(api): State<Arc<Api>>,
-    Extension(request_id): Extension<RequestId>,
+    (Extension(request_id), Extension(caller)): Whose,
     request: Request,
     asked: Asked,
 ) -> Response {
-    match answer(&api, &request_id, request, asked).await {
+    match answer(&api, (&request_id, &caller), request, asked).await {
         Ok(response) => response,
         Err(error) => error.respond_in(Dialect::Tgi, &request_id),
     }
@@ -54,17 +58,17 @@ async fn generated(
 
 async fn answer(
     api: &Api,
-    request_id: &RequestId,
+    (request_id, caller): (&RequestId, &Caller),
     request: Request,
     asked: Asked,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
     let body: GenerateRequest = json::read(request.into_body(), api.limits.body_bytes).await?;
-    let model = api.registry.pin(None, api.limits.request_timeout).await?;
+    let model = api.pin(caller, None).await?;
     let revision = HeaderValue::from_str(&model.revision).expect("a revision is hexadecimal");
     let Checked { mut input, shape } = body.checked(asked)?;
     input.timeout = Some(model.live().request_timeout.saturating_sub(started.elapsed()));
-    let generations = start(model, vec![input]).await.map_err(|refused| {
+    let generations = start(caller, model, vec![input]).await.map_err(|refused| {
         // One prompt alone is never too many.
         let too_many = matches!(refused.error, GenerateError::TooManyGenerations { .. });
         ApiError::refused(refused, |_index| if too_many { "best_of" } else { "inputs" }.to_owned())

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use utoipa::{IntoResponses, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -12,10 +12,9 @@ use super::answer::GenerateResponse;
 use super::errors::ErrorBody;
 use super::request::{Asked, GenerateRequest};
 use super::stream::StreamResponse;
-use super::{generated, info, tokenize};
+use super::{Whose, generated, info, tokenize};
 use crate::http::Api;
 use crate::http::openapi::TGI;
-use crate::http::request_id::RequestId;
 
 /// The data of an event: a token, or what went wrong on the way.
 #[derive(ToSchema)]
@@ -115,8 +114,8 @@ pub(in crate::http) fn routes() -> OpenApiRouter<Arc<Api>> {
         Failures,
     ),
 )]
-async fn either(api: State<Arc<Api>>, id: Extension<RequestId>, request: Request) -> Response {
-    generated(api, id, request, Asked::Either).await
+async fn either(api: State<Arc<Api>>, whose: Whose, request: Request) -> Response {
+    generated(api, whose, request, Asked::Either).await
 }
 
 /// Continue a text
@@ -167,8 +166,8 @@ async fn either(api: State<Arc<Api>>, id: Extension<RequestId>, request: Request
         Failures,
     ),
 )]
-async fn generate(api: State<Arc<Api>>, id: Extension<RequestId>, request: Request) -> Response {
-    generated(api, id, request, Asked::Whole).await
+async fn generate(api: State<Arc<Api>>, whose: Whose, request: Request) -> Response {
+    generated(api, whose, request, Asked::Whole).await
 }
 
 /// Continue a text, as a stream
@@ -208,6 +207,6 @@ async fn generate(api: State<Arc<Api>>, id: Extension<RequestId>, request: Reque
         Failures,
     ),
 )]
-async fn generate_stream(api: State<Arc<Api>>, id: Extension<RequestId>, request: Request) -> Response {
-    generated(api, id, request, Asked::Stream).await
+async fn generate_stream(api: State<Arc<Api>>, whose: Whose, request: Request) -> Response {
+    generated(api, whose, request, Asked::Stream).await
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::operations::Failures;
+use crate::access::Caller;
 use crate::engine::TokenId;
 use crate::generate::{TokenSpan, tokenize};
 use crate::http::error::{ApiError, Dialect};
@@ -63,19 +64,20 @@ pub(super) struct SimpleToken {
 pub(super) async fn tokens(
     State(api): State<Arc<Api>>,
     Extension(request_id): Extension<RequestId>,
+    Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Response {
-    match answer(&api, request).await {
+    match answer(&api, &caller, request).await {
         Ok(tokens) => Json(tokens).into_response(),
         Err(error) => error.respond_in(Dialect::Tgi, &request_id),
     }
 }
 
-async fn answer(api: &Api, request: Request) -> Result<Vec<SimpleToken>, ApiError> {
+async fn answer(api: &Api, caller: &Caller, request: Request) -> Result<Vec<SimpleToken>, ApiError> {
     let TokenizeRequest { inputs, parameters } =
         json::read(request.into_body(), api.limits.body_bytes).await?;
     refuse([("parameters", parameters)])?;
-    let model = api.registry.pin(None, api.limits.request_timeout).await?;
+    let model = api.pin(caller, None).await?;
     let spans = tokenize(&model, inputs.clone()).await?;
     let token = |TokenSpan { token, bytes }| SimpleToken {
         id: token,

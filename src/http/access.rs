@@ -1,0 +1,225 @@
+//! The door of the API: one layer around every route, which lets in who belongs and says whose a request is.
+//!
+//! The router has matched the request before the layer sees it, so what decides is the route that will answer, never a path
+//! read a second time. Routes that are open stand in one list; everything else is closed, also what is not there.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tracing::Span;
+
+use super::Api;
+use super::error::{ApiError, Dialect};
+use super::request_id::RequestId;
+use crate::access::{Action, Caller, Denied, Entered, Permit};
+use crate::model::{ModelName, Pinned, Unavailable};
+
+/// Routes that need no credential: probes, and `/metrics`, which has a door of its own where it is to have one.
+const OPEN: [&str; 7] =
+    ["/healthz", "/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready", "/metrics"];
+/// A header that carries a key, beside `Authorization: Bearer`.
+const KEY_HEADER: &str = "x-api-key";
+const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer realm=\"inference-gateway\"");
+
+/// Middleware of the API listener.
+pub(super) async fn enter(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>();
+    if route.is_some_and(|route| OPEN.contains(&route.as_str())) {
+        return next.run(request).await;
+    }
+    match api.access.enter(credential(request.headers())).await {
+        Ok(Entered { caller, permit }) => {
+            if let Some(name) = caller.name() {
+                Span::current().record("caller", name);
+            }
+            request.extensions_mut().insert(caller);
+            hold(next.run(request).await, permit)
+        }
+        Err(denied) => {
+            let id = request.extensions().get::<RequestId>().cloned();
+            let id = id.unwrap_or_else(|| RequestId::of(request.headers()));
+            refuse(denied, Dialect::of_path(request.uri().path()), &id)
+        }
+    }
+}
+
+/// The door of `/metrics`, on every listener.
+///
+/// # Errors
+/// Whoever asks may not read them.
+pub(super) async fn enter_metrics(api: &Api, headers: &HeaderMap) -> Result<(), Denied> {
+    match &api.scrapers {
+        None => Ok(()),
+        Some(reviewer) => reviewer.must(credential(headers), &Action::Metrics).await,
+    }
+}
+
+/// The one credential of a request; none where there are several that differ, or one that cannot be read.
+fn credential(headers: &HeaderMap) -> Option<&str> {
+    let bearers = headers.get_all(header::AUTHORIZATION).iter().map(|value| {
+        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' '))
+    });
+    let keys = headers.get_all(KEY_HEADER).iter().map(|value| value.to_str().ok());
+    let mut all = bearers.chain(keys);
+    let first = all.next()??;
+    all.all(|other| other == Some(first)).then_some(first).filter(|credential| !credential.is_empty())
+}
+
+pub(super) fn refuse(denied: Denied, dialect: Dialect, id: &RequestId) -> Response {
+    let mut response = ApiError::from(denied).respond_in(dialect, id);
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, CHALLENGE);
+    }
+    response
+}
+
+impl From<Denied> for ApiError {
+    fn from(denied: Denied) -> Self {
+        let message = denied.to_string();
+        match denied {
+            Denied::Unauthenticated => Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", message),
+            Denied::Model { .. } => Self::new(StatusCode::FORBIDDEN, "model_forbidden", message).at("model"),
+            Denied::Forbidden => Self::new(StatusCode::FORBIDDEN, "forbidden", message),
+            Denied::Requests { retry_after } | Denied::Tokens { retry_after } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "quota_exceeded", message)
+                    .retry_after(whole_seconds(retry_after))
+            }
+            Denied::Concurrent { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "quota_exceeded", message).retry_after(1)
+            }
+            Denied::NotKnown | Denied::Unavailable => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "access_not_known", message).retry_after(5)
+            }
+        }
+    }
+}
+
+/// Rounded up: who comes back then is let in.
+fn whole_seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
+}
+
+impl Api {
+    /// The model of a request, held for its whole life, if the caller may use it; without a name, the only one that they
+    /// may use. The one way to a model: a dialect that goes past it fails `architecture.rs`.
+    pub(super) async fn pin(&self, caller: &Caller, name: Option<&str>) -> Result<Pinned, ApiError> {
+        caller.must_have_tokens()?;
+        let patience = self.limits.request_timeout;
+        if caller.may_use_all() {
+            return Ok(self.registry.pin(name, patience).await?);
+        }
+        match name {
+            Some(name) => {
+                caller.must_be_allowed(name).await?;
+                match self.registry.pin(Some(name), patience).await {
+                    // What else there is, is not told to everybody.
+                    Err(Unavailable::Unknown { name, models: _ }) => {
+                        Err(Unavailable::Unknown { name, models: self.models_of(caller).await? }.into())
+                    }
+                    other => Ok(other?),
+                }
+            }
+            None => match self.models_of(caller).await?.as_slice() {
+                [one] => Ok(self.registry.pin(Some(one.as_str()), patience).await?),
+                [] if !self.registry.is_synced() => Err(Unavailable::NotKnown.into()),
+                models => Err(Unavailable::Unnamed { models: models.to_vec() }.into()),
+            },
+        }
+    }
+
+    /// The models that a caller may use, each by the first name under which they may.
+    pub(super) async fn models_of(&self, caller: &Caller) -> Result<Vec<ModelName>, ApiError> {
+        let mut models = Vec::new();
+        for snapshot in self.registry.snapshots() {
+            for name in snapshot.names {
+                if caller.may_use(name.as_str()).await? {
+                    models.push(name);
+                    break;
+                }
+            }
+        }
+        Ok(models)
+    }
+}
+
+/// Holds a permit until the answer is sent, or given up.
+fn hold(response: Response, permit: Permit) -> Response {
+    if !permit.is_held() {
+        return response;
+    }
+    response.map(|body| Body::new(Held { body, _permit: permit }))
+}
+
+struct Held {
+    body: Body,
+    _permit: Permit,
+}
+
+impl HttpBody for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderName;
+
+    use super::*;
+
+    #[test]
+    fn a_request_has_one_credential_or_none() {
+        type Header = (&'static str, &'static [u8]);
+        let cases: &[(&[Header], Option<&str>)] = &[
+            (&[], None),
+            (&[("authorization", b"Bearer abc")], Some("abc")),
+            (&[("authorization", b"bEARER  abc ")], Some("abc")),
+            (&[("x-api-key", b"abc")], Some("abc")),
+            (&[("authorization", b"Bearer abc"), ("x-api-key", b"abc")], Some("abc")),
+            (&[("authorization", b"Bearer abc"), ("x-api-key", b"abd")], None),
+            (&[("authorization", b"Bearer abc"), ("authorization", b"Bearer abd")], None),
+            (&[("authorization", b"Basic abc"), ("x-api-key", b"abc")], None),
+            (&[("authorization", b"Bearer")], None),
+            (&[("authorization", b"Bearer ")], None),
+            (&[("authorization", b"abc")], None),
+            (&[("authorization", b"Bearer a\xe4c")], None),
+            (&[("x-api-key", b"")], None),
+        ];
+        for (headers, expected) in cases {
+            let mut map = HeaderMap::new();
+            for (name, value) in *headers {
+                map.append(HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap());
+            }
+            assert_eq!(credential(&map), *expected, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn who_waits_as_long_as_told_is_let_in() {
+        let told = |millis| whole_seconds(Duration::from_millis(millis));
+        assert_eq!((told(0), told(1), told(1000), told(1001)), (1, 1, 1, 2));
+    }
+}
