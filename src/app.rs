@@ -4,14 +4,12 @@ mod access;
 mod cluster;
 mod one;
 
-use std::future::IntoFuture;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use axum::serve::Listener;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -21,7 +19,7 @@ use crate::access::KeyRing;
 use crate::config::{EngineSettings, ModelSettings, Settings, SourceSettings};
 use crate::engine::ort::library::{self, Search};
 use crate::engine::ort::{Runtime, RuntimeOptions};
-use crate::http::{self, Admin, Api, CountedListener, HttpLimits, ListedIn};
+use crate::http::{self, Admin, Api, HttpLimits, ListedIn, Server, Tls};
 use crate::k8s::{Agent, ConfigMapModels};
 use crate::memory;
 use crate::metrics::Metrics;
@@ -148,9 +146,11 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
         traces,
         access: door.access,
         scrapers: door.scrapers,
+        tls: door.tls.clone(),
         phase: phase_seen.clone(),
         limits: HttpLimits {
             body_bytes: settings.listen.max_body_bytes,
+            body_timeout: settings.connections.body_timeout,
             request_timeout: settings.listen.request_timeout,
             step_timeout: settings.engine.step_timeout,
             metrics_on_api: settings.listen.metrics_on_api,
@@ -159,12 +159,14 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
     });
 
     let (api_tasks, ops_tasks) = (Tasks::default(), Tasks::default());
-    let api_listener = CountedListener::new(listeners.api, metrics);
-    tracing::info!(api = %api_listener.local_addr()?, ops = %listeners.ops.local_addr()?, admin = %listeners.admin.local_addr()?, "listening");
-    api_tasks.spawn(serve(api_listener, http::api_router(&api), phase_seen.clone(), Phase::Draining));
+    let limits = access::connection_limits(&settings);
+    let api_server = Server::public(listeners.api, limits, door.tls.clone(), metrics);
+    let [ops_server, admin_server] = [listeners.ops, listeners.admin].map(Server::internal);
+    tracing::info!(api = %api_server.local_addr()?, ops = %ops_server.local_addr()?, admin = %admin_server.local_addr()?, tls = door.tls.is_some(), "listening");
+    api_tasks.spawn(serve(api_server, http::api_router(&api), phase_seen.clone(), Phase::Draining));
     // Probes and scrapes are answered until the very end.
-    ops_tasks.spawn(serve(listeners.ops, http::ops_router(&api), phase_seen.clone(), Phase::Aborting));
-    ops_tasks.spawn(serve(listeners.admin, http::admin_router(&admin), phase_seen, Phase::Aborting));
+    ops_tasks.spawn(serve(ops_server, http::ops_router(&api), phase_seen.clone(), Phase::Aborting));
+    ops_tasks.spawn(serve(admin_server, http::admin_router(&admin), phase_seen, Phase::Aborting));
 
     let outcome = tokio::select! {
         () = wait_for_stop(stop.clone()) => Ok(()),
@@ -172,6 +174,7 @@ pub async fn run(settings: Settings, listeners: Listeners, requests: Requests) -
         never = follow(file, config_map, reload) => match never {},
         Some(never) = optional(agent.map(Agent::run)) => match never {},
         Some(never) = optional(door.keys.as_deref().map(KeyRing::follow)) => match never {},
+        Some(never) = optional(door.tls.as_deref().map(Tls::follow)) => match never {},
         never = watch_steps(&registry, settings.engine.step_timeout) => match never {},
     };
     end(&settings, &phase, stop, &registry, &api_tasks).await;
@@ -356,24 +359,19 @@ async fn end(
 }
 
 /// Serves a listener until `until`, then lets its requests finish; after `Aborting` for a moment only.
-async fn serve<L>(listener: L, router: Router, phase: watch::Receiver<Phase>, until: Phase)
-where
-    L: Listener<Addr = SocketAddr>,
-{
+async fn serve(server: Server, router: Router, phase: watch::Receiver<Phase>, until: Phase) {
     let mut closing = phase.clone();
     let mut aborting = phase;
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+    let closing = async move {
         // The sender lives as long as the application.
         drop(closing.wait_for(|phase| *phase >= until).await);
-    });
+    };
     let deadline = async move {
         drop(aborting.wait_for(|phase| *phase >= Phase::Aborting).await);
         tokio::time::sleep(LAST_WORDS).await;
     };
     tokio::select! {
-        outcome = server.into_future() => if let Err(error) = outcome {
-            tracing::error!(%error, "a listener failed");
-        },
+        () = server.serve(router, closing) => {}
         () = deadline => {}
     }
 }

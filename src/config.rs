@@ -5,6 +5,7 @@
 
 mod access;
 mod cluster;
+mod connections;
 mod reference;
 mod sources;
 mod templates;
@@ -21,6 +22,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 pub use self::access::{AccessSettings, AuthMode, MetricsAuth};
 pub use self::cluster::{ClusterSettings, ControllerSettings};
+pub use self::connections::ConnectionSettings;
 pub use self::reference::reference;
 pub use self::sources::SourceSettings;
 pub use self::templates::NamedTemplates;
@@ -47,6 +49,9 @@ pub struct Settings {
     /// Addresses and limits of the listeners.
     #[command(flatten)]
     pub listen: ListenSettings,
+    /// What connections of the API may take.
+    #[command(flatten)]
+    pub connections: ConnectionSettings,
     /// Who may use the API.
     #[command(flatten)]
     pub access: AccessSettings,

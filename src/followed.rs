@@ -1,11 +1,15 @@
-//! Files that may change while the process runs: when to read them again.
+//! Files that may change while the process runs: when to read them again, and what stays when they do not hold.
 //!
 //! Looked at once a second rather than watched: a mounted ConfigMap or Secret changes by a link to another folder, network
 //! file systems tell nobody, and a look costs microseconds.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
 /// How often the files are looked at.
@@ -53,6 +57,76 @@ pub enum ReadError {
         /// Bytes that are read at most.
         most: usize,
     },
+}
+
+/// What was made of the last content that held.
+#[derive(Debug)]
+pub struct LastGood<T> {
+    current: ArcSwapOption<T>,
+    /// Why nothing has held yet.
+    trouble: ArcSwapOption<String>,
+    /// SHA-256 of what was read last, or of why that was not possible: files of secrets are not kept.
+    seen: Mutex<Option<[u8; 32]>>,
+}
+
+/// What became of a content.
+#[derive(Debug)]
+pub enum Offered<T> {
+    /// It was there before.
+    Known,
+    /// It is in force now.
+    Applied(Arc<T>),
+    /// It does not hold, and what was there before stays in force.
+    Kept(String),
+    /// It does not hold, and nothing is in force.
+    Nothing(String),
+}
+
+impl<T> Default for LastGood<T> {
+    fn default() -> Self {
+        Self { current: ArcSwapOption::empty(), trouble: ArcSwapOption::empty(), seen: Mutex::default() }
+    }
+}
+
+impl<T> LastGood<T> {
+    /// What is in force.
+    pub fn get(&self) -> Option<Arc<T>> {
+        self.current.load_full()
+    }
+
+    /// Why nothing is in force.
+    pub fn trouble(&self) -> Option<String> {
+        if self.current.load().is_some() { None } else { self.trouble.load().as_deref().cloned() }
+    }
+
+    /// Puts in force what `make` makes of a content that is new, given what is in force.
+    pub fn offer<E: Display>(
+        &self,
+        content: &Result<Vec<u8>, String>,
+        make: impl FnOnce(Option<&T>) -> Result<T, E>,
+    ) -> Offered<T> {
+        let now: [u8; 32] = match content {
+            Ok(bytes) => Sha256::digest(bytes).into(),
+            Err(error) => Sha256::digest(error).into(),
+        };
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
+        if seen == Some(now) {
+            return Offered::Known;
+        }
+        let before = self.current.load_full();
+        match make(before.as_deref()) {
+            Ok(made) => {
+                let made = Arc::new(made);
+                self.current.store(Some(Arc::clone(&made)));
+                Offered::Applied(made)
+            }
+            Err(error) if before.is_some() => Offered::Kept(error.to_string()),
+            Err(error) => {
+                self.trouble.store(Some(Arc::new(error.to_string())));
+                Offered::Nothing(error.to_string())
+            }
+        }
+    }
 }
 
 impl Followed {
@@ -149,6 +223,23 @@ mod tests {
         std::fs::remove_file(path("keys.yaml")).unwrap();
         assert!(changes(&mut followed).await, "it is gone");
         assert!(!changes(&mut followed).await);
+    }
+
+    #[test]
+    fn what_does_not_hold_leaves_in_force_what_did() {
+        let last_good = LastGood::<u32>::default();
+        let offer = |text: &str| {
+            last_good.offer(&Ok(text.as_bytes().to_vec()), |before| {
+                text.parse::<u32>().map(|number| number + before.copied().unwrap_or_default())
+            })
+        };
+        assert!(matches!(offer("x"), Offered::Nothing(_)));
+        assert_eq!(last_good.trouble().as_deref(), Some("invalid digit found in string"));
+        assert!(matches!(offer("x"), Offered::Known));
+        assert!(matches!(offer("1"), Offered::Applied(made) if *made == 1));
+        assert!(matches!(offer("y"), Offered::Kept(_)));
+        assert!(matches!(offer("1"), Offered::Applied(made) if *made == 2), "it is new again");
+        assert_eq!((last_good.get().as_deref(), last_good.trouble()), (Some(&2), None));
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::proto::{Metric, MetricFamily};
-use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use access::AccessFamilies;
 pub use access::{CallerMetrics, FollowedFile, Refusal, ReviewOutcome, Stranger};
@@ -113,6 +113,7 @@ pub struct Metrics {
     inference_duration: Traced,
     active_connections: IntGauge,
     trace_spans: IntCounterVec,
+    refused_connections: IntCounter,
     ready: IntGaugeVec,
     access: AccessFamilies,
     cluster: Cluster,
@@ -152,6 +153,10 @@ impl Metrics {
                 "trace_spans_total",
                 "Spans that were to be sent to a collector, by outcome: exported, failed, dropped.",
                 &["outcome"],
+            ),
+            refused_connections: on.counter(
+                "refused_connections_total",
+                "Connections of the API listener that were closed because there were as many as there may be.",
             ),
             ready: on.gauges("ready", "1 while `/readyz` of this gateway says so, else 0.", &[]),
             access: AccessFamilies::new(&on),
@@ -201,6 +206,11 @@ impl Metrics {
     pub fn connection_opened(&self) -> OpenConnection {
         self.active_connections.inc();
         OpenConnection(self.active_connections.clone())
+    }
+
+    /// A connection was one too many.
+    pub fn connection_refused(&self) {
+        self.refused_connections.inc();
     }
 
     /// Tells whether the process is ready.

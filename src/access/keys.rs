@@ -1,18 +1,16 @@
 //! The keys in force: found in constant time, read again when their file changes.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
-use arc_swap::ArcSwapOption;
-use sha2::{Digest, Sha256};
 use subtle::{ConditionallySelectable, ConstantTimeEq};
 
 use super::Denied;
 use super::caller::Caller;
 use super::key_file::{self, Entry, KeyDigest, KeyFileError, MOST_FILE_BYTES};
 use super::quota::Quota;
-use crate::followed::{self, Followed, ReadError};
+use crate::followed::{self, Followed, LastGood, Offered, ReadError};
 use crate::metrics::{FollowedFile, Metrics};
 
 /// The keys of a file, for as long as the process runs.
@@ -21,11 +19,7 @@ pub struct KeyRing {
     /// Percent of an engine's places that one key may have at once, where there are others.
     share_percent: u8,
     metrics: Arc<Metrics>,
-    keys: ArcSwapOption<Keys>,
-    /// Why the file does not hold now.
-    trouble: ArcSwapOption<String>,
-    /// Of what was read last, or of why that was not possible.
-    seen: Mutex<Option<KeyDigest>>,
+    keys: LastGood<Keys>,
 }
 
 /// Keys and what they may do.
@@ -89,14 +83,7 @@ impl Keys {
 impl KeyRing {
     /// The keys of a file, read once. One that does not hold lets nobody in until it does.
     pub async fn open(path: PathBuf, share_percent: u8, metrics: Arc<Metrics>) -> Self {
-        let ring = Self {
-            path,
-            share_percent,
-            metrics,
-            keys: ArcSwapOption::empty(),
-            trouble: ArcSwapOption::empty(),
-            seen: Mutex::default(),
-        };
+        let ring = Self { path, share_percent, metrics, keys: LastGood::default() };
         ring.look().await;
         ring
     }
@@ -106,17 +93,13 @@ impl KeyRing {
     /// # Errors
     /// There is none, nobody has it, or the file was never read.
     pub(super) fn find(&self, key: Option<&str>) -> Result<Caller, Denied> {
-        let keys = self.keys.load();
-        let keys = keys.as_ref().ok_or(Denied::NotKnown)?;
+        let keys = self.keys.get().ok_or(Denied::NotKnown)?;
         key.and_then(|key| keys.find(key)).cloned().ok_or(Denied::Unauthenticated)
     }
 
     /// Why nobody is let in, if that is so because the file was never read.
     pub(super) fn trouble(&self) -> Option<String> {
-        if self.keys.load().is_some() {
-            return None;
-        }
-        self.trouble.load().as_ref().map(ToString::to_string)
+        self.keys.trouble()
     }
 
     /// Reads the file again whenever it changes, for as long as the process serves.
@@ -131,37 +114,28 @@ impl KeyRing {
     /// Reads the file, and applies what is new.
     async fn look(&self) {
         let read = followed::read(&self.path, MOST_FILE_BYTES).await;
-        let now = match &read {
-            Ok(bytes) => Sha256::digest(bytes),
-            Err(error) => Sha256::digest(error.to_string()),
-        };
-        let before = self.seen.lock().unwrap_or_else(PoisonError::into_inner).replace(now.into());
-        if before != Some(now.into()) {
-            self.apply(read);
-        }
-    }
-
-    fn apply(&self, read: Result<Vec<u8>, ReadError>) {
-        let before = self.keys.load_full();
-        let parsed = read
-            .map_err(Trouble::from)
-            .and_then(|bytes| Ok(Keys::parse(&bytes, before.as_deref(), self.share_percent, &self.metrics)?));
+        let content = read.as_ref().map(Clone::clone).map_err(ToString::to_string);
+        let offered = self.keys.offer(&content, |before| {
+            let bytes = read?;
+            Ok::<_, Trouble>(Keys::parse(&bytes, before, self.share_percent, &self.metrics)?)
+        });
         let path = self.path.display();
-        self.metrics.file_read(FollowedFile::Keys, parsed.is_ok());
-        match parsed {
-            Ok(keys) => {
+        let applied = match offered {
+            Offered::Known => return,
+            Offered::Applied(keys) => {
                 tracing::info!(%path, names = keys.callers.len(), keys = keys.digests.len(), "keys applied");
-                self.keys.store(Some(Arc::new(keys)));
-                self.trouble.store(None);
+                true
             }
-            Err(error) if before.is_some() => {
+            Offered::Kept(error) => {
                 tracing::error!(%path, %error, "the file of keys is refused; the last good keys stay in force");
+                false
             }
-            Err(error) => {
+            Offered::Nothing(error) => {
                 tracing::error!(%path, %error, "the file of keys is refused; nobody is let in until it holds");
-                self.trouble.store(Some(Arc::new(error.to_string())));
+                false
             }
-        }
+        };
+        self.metrics.file_read(FollowedFile::Keys, applied);
     }
 }
 

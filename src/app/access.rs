@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::access::{Access, KeyRing, Reviewer};
 use crate::config::{AuthMode, MetricsAuth, Settings};
+use crate::http::{ConnectionLimits, Tls, TlsFiles};
 use crate::k8s::{self, ClusterReviews};
 use crate::metrics::Metrics;
 
@@ -15,6 +16,8 @@ pub(super) struct Door {
     pub(super) scrapers: Option<Arc<Reviewer>>,
     /// The keys, if there are any, to be followed.
     pub(super) keys: Option<Arc<KeyRing>>,
+    /// The certificate, if there is one, to be followed.
+    pub(super) tls: Option<Arc<Tls>>,
 }
 
 /// What the settings say about who may come in.
@@ -44,7 +47,26 @@ pub(super) async fn door(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow:
         }
     };
     let scrapers = reviewer.filter(|_| access.metrics_auth == MetricsAuth::Kubernetes);
-    Ok(Door { access: Arc::new(asked), scrapers, keys })
+    Ok(Door { access: Arc::new(asked), scrapers, keys, tls: tls(settings, metrics).await? })
+}
+
+async fn tls(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<Option<Arc<Tls>>> {
+    let Some((certificate, key)) = settings.connections.tls_files()? else {
+        return Ok(None);
+    };
+    let files = TlsFiles { certificate, key, client_ca: settings.connections.tls_client_ca_file.clone() };
+    Ok(Some(Arc::new(Tls::open(files, Arc::clone(metrics)).await)))
+}
+
+/// What connections of the API may take.
+pub(super) fn connection_limits(settings: &Settings) -> ConnectionLimits {
+    let connections = &settings.connections;
+    ConnectionLimits {
+        connections: connections.max_connections as usize,
+        header_bytes: connections.max_header_bytes as usize,
+        idle_timeout: connections.idle_timeout,
+        write_timeout: connections.write_timeout,
+    }
 }
 
 async fn reviewer(settings: &Settings, metrics: &Arc<Metrics>) -> anyhow::Result<Arc<Reviewer>> {

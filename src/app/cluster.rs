@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{bind, defaults, serve};
 use crate::config::{ControllerSettings, Settings};
-use crate::http::{self, ControllerOps};
+use crate::http::{self, ControllerOps, Server};
 use crate::k8s::{self, Agent, ConfigMapModels, Controller, ControllerHealth};
 use crate::memory;
 use crate::metrics::Metrics;
@@ -91,7 +91,7 @@ pub async fn control(settings: ControllerSettings, mut stop: StopRequests) -> an
     };
     let tasks = Tasks::default();
     tracing::info!(ops = %listener.local_addr()?, gateway = settings.gateway_name, "listening");
-    tasks.spawn(serve(listener, http::controller_router(ops), phase_seen, Phase::Draining));
+    tasks.spawn(serve(Server::internal(listener), http::controller_router(ops), phase_seen, Phase::Draining));
     let pod = settings.pod_name.clone().unwrap_or_else(|| "controller".to_owned());
     let controller = Controller {
         client,

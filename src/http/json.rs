@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
 use super::error::ApiError;
+use super::slow_bodies::BodyTooSlow;
 
 /// Reads at most `limit_bytes` and parses them.
 ///
@@ -17,9 +18,11 @@ pub(super) async fn read<T: DeserializeOwned>(body: Body, limit_bytes: usize) ->
 }
 
 fn refused(error: &axum::Error, limit_bytes: usize) -> ApiError {
-    let too_large = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source())
-        .any(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>);
-    if too_large {
+    let causes = || std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    if let Some(slow) = causes().find_map(|cause| cause.downcast_ref::<BodyTooSlow>()) {
+        return ApiError::new(StatusCode::REQUEST_TIMEOUT, "body_too_slow", slow.to_string());
+    }
+    if causes().any(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>) {
         let message = format!("the body is larger than {limit_bytes} bytes");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message)
     } else {

@@ -19,8 +19,11 @@ mod parameters;
 mod playground;
 mod refusals;
 mod request_id;
+mod server;
+mod slow_bodies;
 mod sse;
 mod tgi;
+mod tls;
 mod tokens;
 
 use std::sync::Arc;
@@ -34,9 +37,10 @@ use axum::response::Response;
 use tokio::sync::watch;
 
 pub use admin::{Admin, ListedIn, admin_router};
-pub use connections::CountedListener;
 pub use controller::{ControllerOps, controller_router};
 pub use native::{LocalAnswer, LocalError, LocalPrompt, LocalRequest, Summary};
+pub use server::{ConnectionLimits, Server};
+pub use tls::{Tls, TlsFiles};
 
 use crate::access::{Access, Reviewer};
 use crate::metrics::Metrics;
@@ -58,6 +62,8 @@ pub struct Api {
     pub access: Arc<Access>,
     /// Who is asked whether metrics may be read; `None`: nobody.
     pub scrapers: Option<Arc<Reviewer>>,
+    /// The certificate of the API listener, if it has one.
+    pub tls: Option<Arc<Tls>>,
     /// Where in its life the process is.
     pub phase: watch::Receiver<Phase>,
     /// Limits of requests.
@@ -69,6 +75,8 @@ pub struct Api {
 pub struct HttpLimits {
     /// Largest body.
     pub body_bytes: usize,
+    /// Time for the body of a request.
+    pub body_timeout: Duration,
     /// Time after which a generation fails if it has not ended.
     pub request_timeout: Duration,
     /// An engine step that takes longer makes its model unready, and twice as long the process dead.
@@ -89,6 +97,7 @@ pub fn api_router(api: &Arc<Api>) -> Router {
         .layer(Extension(openapi::Served::new(&document)))
         .with_state(Arc::clone(api));
     routes
+        .layer(middleware::from_fn_with_state(api.limits.body_timeout, slow_bodies::bound))
         .layer(middleware::from_fn_with_state(Arc::clone(api), access::enter))
         .layer(middleware::from_fn(panics::caught))
         .layer(middleware::from_fn_with_state(api.phase.clone(), leaving::last_answers))

@@ -153,6 +153,9 @@ fn reason(api: &Api) -> (bool, Option<String>) {
     if *api.phase.borrow() != Phase::Serving {
         return (true, Some("shutting down".to_owned()));
     }
+    if let Some(why) = api.tls.as_ref().and_then(|tls| tls.trouble()) {
+        return (true, Some(format!("no connection can be made: {why}")));
+    }
     if let Some(why) = api.access.trouble() {
         return (true, Some(format!("nobody can be let in: {why}")));
     }

@@ -37,6 +37,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
             "access",
             "engine",
             "failpoint",
+            "followed",
             "generate",
             "memory",
             "metrics",
@@ -65,9 +66,12 @@ const INTERNAL: [(&str, &[&str]); 2] =
     [("engine::ort", &["app", "model"]), ("model::source", &["app", "cli", "config", "http"])];
 
 /// Crates and the only places that may name them.
-const OWNERS: [(&str, &[&str]); 21] = [
+const OWNERS: [(&str, &[&str]); 24] = [
     ("kube", &["k8s"]),
     ("subtle", &["access/"]),
+    ("hyper", &["http/server.rs"]),
+    ("hyper_util", &["http/server.rs"]),
+    ("tokio_rustls", &["http/server.rs"]),
     ("k8s_openapi", &["k8s"]),
     ("ort", &["engine/ort/"]),
     ("axum", &["http/", "app.rs"]),
