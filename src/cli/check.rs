@@ -3,10 +3,11 @@
 //! The image has no shell and no curl, so the program itself is what a pod runs to try its Service (`helm test`).
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use reqwest::{Client, StatusCode};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -27,6 +28,10 @@ struct Request {
     address: Url,
     model: Option<String>,
     wait: Duration,
+    /// What lets in, where that is asked for.
+    key: Option<String>,
+    /// Whether nothing is to be generated.
+    ready_only: bool,
 }
 
 /// What `/readyz` says. Fields of later versions are no trouble.
@@ -75,6 +80,20 @@ pub(super) fn arguments(command: Command) -> Command {
             ),
         )
         .arg(
+            Arg::new("key-file")
+                .long("key-file")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("A file with a key or token, where the gateway asks who comes"),
+        )
+        .arg(
+            Arg::new("ready-only")
+                .long("ready-only")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("key-file")
+                .help("Generate nothing: look at readiness alone, also at the address for probes"),
+        )
+        .arg(
             Arg::new("wait")
                 .long("wait")
                 .value_name("DURATION")
@@ -100,6 +119,8 @@ pub(super) fn check(matches: &ArgMatches) -> anyhow::Result<()> {
     let request = Request {
         address: matches.get_one::<Url>("address").context("clap asks for the address")?.clone(),
         model: matches.get_one::<String>("model").cloned(),
+        key: matches.get_one::<PathBuf>("key-file").map(|file| key(file)).transpose()?,
+        ready_only: matches.get_flag("ready-only"),
         wait: **matches.get_one::<humantime::Duration>("wait").context("clap gives the default")?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -107,6 +128,11 @@ pub(super) fn check(matches: &ArgMatches) -> anyhow::Result<()> {
         .build()
         .context("failed to start the async runtime")?;
     runtime.block_on(check_gateway(&request))
+}
+
+fn key(file: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))?;
+    Ok(text.trim().to_owned())
 }
 
 async fn check_gateway(request: &Request) -> anyhow::Result<()> {
@@ -124,6 +150,9 @@ async fn check_gateway(request: &Request) -> anyhow::Result<()> {
     writeln!(out, "ready: {} with {} models", request.address, models.len())?;
     if models.is_empty() {
         writeln!(out, "there is no model to try yet")?;
+    }
+    if request.ready_only {
+        return Ok(());
     }
     for model in &models {
         let line = timeout_at(deadline, generate(&client, request, model))
@@ -199,8 +228,11 @@ async fn generate(client: &Client, request: &Request, model: &str) -> anyhow::Re
     let body = serde_json::json!({
         "model": model, "text": PROMPT, "max_tokens": TOKENS, "temperature": 0, "return_full_text": false,
     });
-    let response = client
-        .post(url)
+    let mut sent = client.post(url);
+    if let Some(key) = &request.key {
+        sent = sent.bearer_auth(key);
+    }
+    let response = sent
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(body.to_string())
         .send()

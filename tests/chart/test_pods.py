@@ -72,6 +72,55 @@ class PodsTest(unittest.TestCase):
         for account in chart.of_kind("ServiceAccount"):
             self.assertIs(account["automountServiceAccountToken"], False)
 
+    def test_a_gateway_that_asks_who_comes_has_a_token_and_the_right_to_ask(self) -> None:
+        env = ("--set=mode=env", "--set=model.source=/models/x")
+        self.assertEqual(chart.of_kind("ClusterRoleBinding", *env), [])
+        for value in ("auth.mode=kubernetes", "auth.metrics=kubernetes"):
+            values = (*env, f"--set={value}")
+            spec = chart.gateway(*values)["spec"]["template"]["spec"]
+            self.assertIs(spec["automountServiceAccountToken"], True)
+            self.assertEqual(chart.of_kind("Role", *values), [])
+            self.assertEqual(chart.of_kind("RoleBinding", *values), [])
+            [binding] = chart.of_kind("ClusterRoleBinding", *values)
+            self.assertEqual(binding["roleRef"]["name"], "system:auth-delegator")
+            self.assertEqual(binding["subjects"][0]["name"], spec["serviceAccountName"])
+            self.assertEqual(chart.of_kind("ClusterRoleBinding", *values, "--set=rbac.create=false"), [])
+
+    def test_keys_and_certificates_are_mounted_as_folders_and_probes_stay_as_they_are(self) -> None:
+        deployment = chart.gateway(f"--values={chart.GATEWAY}/ci/keys-values.yaml")
+        pod = deployment["spec"]["template"]["spec"]
+        variables = chart.environment(deployment)
+        mounts = {one["name"]: one for one in pod["containers"][0]["volumeMounts"]}
+        volumes = {one["name"]: one for one in pod["volumes"]}
+        for name, variable, file in (
+            ("keys", "INFERENCE_AUTH_KEYS_FILE", "keys.yaml"),
+            ("tls", "INFERENCE_TLS_CERT_FILE", "tls.crt"),
+            ("tls", "INFERENCE_TLS_KEY_FILE", "tls.key"),
+            ("client-authorities", "INFERENCE_TLS_CLIENT_CA_FILE", "ca.crt"),
+        ):
+            self.assertEqual(variables[variable], f"{mounts[name]['mountPath']}/{file}")
+            self.assertNotIn("subPath", mounts[name])
+            self.assertIs(mounts[name]["readOnly"], True)
+        self.assertEqual(volumes["keys"]["secret"]["items"], [{"key": "clients.yaml", "path": "keys.yaml"}])
+        self.assertEqual(volumes["tls"]["secret"], {"secretName": "gateway-tls"})
+        plain = chart.gateway()["spec"]["template"]["spec"]["containers"][0]
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            self.assertEqual(pod["containers"][0][probe], plain[probe])
+        self.assertEqual(chart.environment(chart.gateway())["INFERENCE_AUTH_MODE"], "none")
+
+    def test_the_test_generates_where_it_has_a_key_and_looks_at_readiness_elsewhere(self) -> None:
+        def arguments(*values: str) -> list[str]:
+            [pod] = [one for one in chart.of_kind("Pod", *values)]
+            return pod["spec"]["containers"][0]["args"]
+
+        self.assertIn("http://rel-inference-gateway:3000", arguments()[1])
+        self.assertNotIn("--ready-only", arguments())
+        alone = arguments(f"--values={chart.GATEWAY}/ci/keys-values.yaml")
+        self.assertTrue(alone[1].endswith("-ops:3001") and "--ready-only" in alone, alone)
+        with_key = arguments(f"--values={chart.GATEWAY}/ci/kubernetes-auth-values.yaml")
+        self.assertIn("--key-file=/etc/inference-gateway/key/key", with_key)
+        self.assertNotIn("--ready-only", with_key)
+
     def test_a_pod_that_watches_a_list_may_read_that_one_alone(self) -> None:
         values = ("--set=mode=configMap", "--set=configMap.watch=api")
         [role] = chart.of_kind("Role", *values)

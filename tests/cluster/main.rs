@@ -22,6 +22,7 @@ mod access;
 mod bad_answers;
 mod bad_watches;
 mod bed;
+mod callers;
 mod certificates;
 mod chart;
 mod clocks;

@@ -7,6 +7,7 @@ the chart is checked.
 {{- include "inference-gateway.checkGrace" . }}
 {{- include "inference-gateway.checkVariables" . }}
 {{- include "inference-gateway.checkMode" . }}
+{{- include "inference-gateway.checkAccess" . }}
 {{- include "inference-gateway.checkVolumes" . }}
 {{- include "inference-gateway.checkScaling" . }}
 {{- include "inference-gateway.checkMonitors" . }}
@@ -68,6 +69,28 @@ the chart is checked.
 {{- end }}
 {{- if and .Values.configMap.existingName .Values.models }}
 {{- fail "configMap.existingName names a list that somebody else keeps, and models is one too: use one of them" }}
+{{- end }}
+{{- end }}
+
+{{- define "inference-gateway.checkAccess" -}}
+{{- $auth := .Values.auth }}
+{{- if and (eq $auth.mode "apiKeys") (not $auth.keys.secretName) }}
+{{- fail "auth.mode is apiKeys: set auth.keys.secretName to a Secret with the file of keys (docs/access.md)" }}
+{{- end }}
+{{- if and (ne $auth.mode "apiKeys") $auth.keys.secretName }}
+{{- fail (printf "auth.keys.secretName is for auth.mode apiKeys, and auth.mode is %s: set it, or leave the Secret out" $auth.mode) }}
+{{- end }}
+{{- if and $auth.audiences (not (include "inference-gateway.asksCluster" .)) }}
+{{- fail "auth.audiences is for auth.mode or auth.metrics kubernetes: set one of them, or leave the audiences out" }}
+{{- end }}
+{{- if and .Values.tls.clientCa.configMapName (not .Values.tls.secretName) }}
+{{- fail "tls.clientCa is for TLS: set tls.secretName to a Secret with a certificate and its key" }}
+{{- end }}
+{{- if and .Values.tests.keySecret.name (eq $auth.mode "none") }}
+{{- fail "tests.keySecret is for auth.mode apiKeys or kubernetes, and auth.mode is none: leave it out" }}
+{{- end }}
+{{- if and .Values.tests.keySecret.name .Values.tls.secretName }}
+{{- fail "tests.keySecret is not for TLS, where the test looks at readiness alone: leave it out" }}
 {{- end }}
 {{- end }}
 

@@ -12,6 +12,9 @@ HTTPS_PROXY: proxy.https
 NO_PROXY: proxy.none
 HF_HOME: cache
 HF_TOKEN: hubToken
+INFERENCE_AUTH_AUDIENCES: auth.audiences
+INFERENCE_AUTH_KEYS_FILE: auth.keys.secretName
+INFERENCE_AUTH_MODE: auth.mode
 INFERENCE_CACHE_DIR: cache
 INFERENCE_CA_BUNDLE: caBundle.configMapName
 INFERENCE_STATE_DIR: cache
@@ -24,12 +27,16 @@ INFERENCE_DEFAULT_TOKENIZER: model.tokenizer
 INFERENCE_DRAIN_TIMEOUT: drainSeconds
 INFERENCE_GATEWAY_NAME: gatewayName with mode crd
 INFERENCE_LISTEN_ADDRESS: listenHost
+INFERENCE_METRICS_AUTH: auth.metrics
 INFERENCE_MODELS_CONFIG_MAP: mode configMap with configMap.watch api
 INFERENCE_MODELS_FILE: mode configMap with configMap.watch mount
 INFERENCE_MODEL_ROOT: modelRoot.mountPath
 INFERENCE_OPS_ADDRESS: listenHost
 INFERENCE_PICKER_METRICS: pickerMetrics
 INFERENCE_SHUTDOWN_DELAY: leaveSeconds
+INFERENCE_TLS_CERT_FILE: tls.secretName
+INFERENCE_TLS_CLIENT_CA_FILE: tls.clientCa.configMapName
+INFERENCE_TLS_KEY_FILE: tls.secretName
 OTEL_EXPORTER_OTLP_ENDPOINT: traces.endpoint
 OTEL_EXPORTER_OTLP_HEADERS: traces.headersSecret
 OTEL_EXPORTER_OTLP_PROTOCOL: traces.protocol
@@ -83,6 +90,25 @@ OTEL_TRACES_SAMPLER_ARG: traces.samplerArg
 - {name: INFERENCE_MODELS_CONFIG_MAP, value: {{ include "inference-gateway.modelsConfigMapName" . | quote }}}
 {{- else }}
 - {name: INFERENCE_MODELS_FILE, value: /etc/inference-gateway/models/models.yaml}
+{{- end }}
+{{- with .Values.auth }}
+- {name: INFERENCE_AUTH_MODE, value: {{ .mode }}}
+{{- if eq .mode "apiKeys" }}
+- {name: INFERENCE_AUTH_KEYS_FILE, value: /etc/inference-gateway/keys/keys.yaml}
+{{- end }}
+{{- with .audiences }}
+- {name: INFERENCE_AUTH_AUDIENCES, value: {{ join "," . | quote }}}
+{{- end }}
+{{- if ne .metrics "none" }}
+- {name: INFERENCE_METRICS_AUTH, value: {{ .metrics }}}
+{{- end }}
+{{- end }}
+{{- if .Values.tls.secretName }}
+- {name: INFERENCE_TLS_CERT_FILE, value: /etc/inference-gateway/tls/tls.crt}
+- {name: INFERENCE_TLS_KEY_FILE, value: /etc/inference-gateway/tls/tls.key}
+{{- if .Values.tls.clientCa.configMapName }}
+- {name: INFERENCE_TLS_CLIENT_CA_FILE, value: /etc/inference-gateway/client-authorities/ca.crt}
+{{- end }}
 {{- end }}
 {{- with .Values.proxy }}
 {{- with .https }}

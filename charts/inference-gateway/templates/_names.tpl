@@ -120,6 +120,26 @@ app.kubernetes.io/part-of: inference-gateway
 {{- if or (eq .Values.mode "crd") (and (eq .Values.mode "configMap") (eq .Values.configMap.watch "api")) }}true{{ end }}
 {{- end }}
 
+{{/* "true" where the gateway asks the cluster who comes. */}}
+{{- define "inference-gateway.asksCluster" -}}
+{{- if or (eq .Values.auth.mode "kubernetes") (eq .Values.auth.metrics "kubernetes") }}true{{ end }}
+{{- end }}
+
+{{/* "true" where gateway pods speak with the apiserver, for whichever reason. */}}
+{{- define "inference-gateway.speaksApi" -}}
+{{- if or (include "inference-gateway.usesApi" .) (include "inference-gateway.asksCluster" .) }}true{{ end }}
+{{- end }}
+
+{{/* "true" where `helm test` cannot generate: it has no key, or does not know the certificate. */}}
+{{- define "inference-gateway.testsReadinessAlone" -}}
+{{- if or .Values.tls.secretName (and (ne .Values.auth.mode "none") (not .Values.tests.keySecret.name)) }}true{{ end }}
+{{- end }}
+
+{{/* What the API is reached by. */}}
+{{- define "inference-gateway.scheme" -}}
+{{- ternary "https" "http" (not (empty .Values.tls.secretName)) }}
+{{- end }}
+
 {{/* "true" where something else decides how many pods there are. */}}
 {{- define "inference-gateway.isScaled" -}}
 {{- if or .Values.autoscaling.enabled .Values.keda.enabled }}true{{ end }}
