@@ -115,10 +115,10 @@ impl<T> LastGood<T> {
         }
         let before = self.current.load_full();
         match make(before.as_deref()) {
-            Ok(made) => {
-                let made = Arc::new(made);
-                self.current.store(Some(Arc::clone(&made)));
-                Offered::Applied(made)
+            Ok(value) => {
+                let value = Arc::new(value);
+                self.current.store(Some(Arc::clone(&value)));
+                Offered::Applied(value)
             }
             Err(error) if before.is_some() => Offered::Kept(error.to_string()),
             Err(error) => {

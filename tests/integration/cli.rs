@@ -337,6 +337,47 @@ fn a_gateway_that_answers_passes_its_check() {
 }
 
 #[test]
+fn a_gateway_that_asks_who_comes_is_checked_with_a_key_or_by_its_readiness() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let keys = file("keys.yaml", "keys: [{name: check, key: 0123456789abcdef, models: ['*']}]");
+    let key = file("key", "0123456789abcdef\n");
+    let served = serve(&tiny("llama"), &["--auth-mode=apiKeys", &format!("--auth-keys-file={keys}")]);
+    let address = format!("http://{}", served.api);
+    let without = check(&address, &[]);
+    assert!(stderr(&without).contains("answered with status 401"), "{}", stderr(&without));
+    let with = check(&address, &[&format!("--key-file={key}")]);
+    assert!(with.status.success(), "{}", stderr(&with));
+    assert!(String::from_utf8_lossy(&with.stdout).contains(" made 8 tokens in "));
+    let ready = check(&address, &["--ready-only"]);
+    assert!(ready.status.success() && !String::from_utf8_lossy(&ready.stdout).contains("made"));
+    served.signal("TERM");
+}
+
+#[test]
+fn settings_of_access_that_contradict_each_other_end_the_start() {
+    for (flags, why) in [
+        (&["--auth-mode=apiKeys"][..], "INFERENCE_AUTH_KEYS_FILE does not say where the keys are"),
+        (&["--auth-keys-file=/keys.yaml"], "and nobody looks at it"),
+        (&["--auth-audiences=x"], "nobody's token is looked at"),
+        (&["--tls-cert-file=/tls.crt"], "go together, and one of them is not set"),
+        (&["--tls-client-ca-file=/ca.crt"], "is set without TLS"),
+        (&["--auth-mode=keys"], "possible values: none, apiKeys, kubernetes"),
+    ] {
+        let output = run(gateway()
+            .arg("serve")
+            .args(["--listen-address=127.0.0.1:0", "--ops-address=127.0.0.1:0"])
+            .args(["--admin-address=127.0.0.1:0", "--default-model-path=/none"])
+            .args(flags));
+        assert!(!output.status.success() && stderr(&output).contains(why), "{flags:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_check_says_what_did_not_answer() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = check(&format!("http://{port}"), &["--wait=1s"]);

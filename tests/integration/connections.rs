@@ -46,7 +46,7 @@ async fn a_head_that_is_too_large_or_has_too_many_headers_is_refused() {
     let with = |headers: &str| {
         format!("GET /healthz HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n{headers}\r\n")
     };
-    let many = |count: usize| (0..count).map(|number| format!("x-{number}: 1\r\n")).collect::<String>();
+    let many = |count: usize| "x-header: 1\r\n".repeat(count);
     let long = |bytes: usize| format!("x-api-key: {}\r\n", "k".repeat(bytes));
     for (headers, status) in [
         (many(90), "200"),
