@@ -21,6 +21,7 @@ from monitored import ALERTS, ROOT, gateway, tool
 
 Answer = TypeVar("Answer")
 PATIENCE_SECONDS = 60
+KEY, OTHER_KEY = "key-of-the-tests", "key-of-somebody-else"
 LONG_PROMPT = "one two three four five " * 4
 """Long enough that its beginning is kept."""
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -101,6 +102,7 @@ class Setting:
                 # A collector that is not there.
                 "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1",
                 "OTEL_EXPORTER_OTLP_TIMEOUT": "100",
+                **self._keys(),
             },
         )
         controller = self.start("controller", self._away(), "controller")
@@ -131,6 +133,16 @@ class Setting:
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
         return Program(process, log)
+
+    def _keys(self) -> dict[str, str]:
+        """Keys of the gateway's clients."""
+        keys = [
+            {"name": "tests", "key": KEY, "models": ["*"]},
+            {"name": "others", "key": OTHER_KEY, "models": ["none-of-these"]},
+        ]
+        file = self.folder / "keys.yaml"
+        file.write_text(yaml.safe_dump({"keys": keys}))
+        return {"INFERENCE_AUTH_MODE": "apiKeys", "INFERENCE_AUTH_KEYS_FILE": str(file)}
 
     def _away(self) -> dict[str, str]:
         """A cluster that is not there."""
@@ -170,10 +182,11 @@ class Setting:
         new.write_text(yaml.safe_dump(entries))
         new.replace(self.list)
 
-    def ask(self, **body: Any) -> int:
+    def ask(self, key: str = KEY, **body: Any) -> int:
         """A request; its status."""
-        request = urllib.request.Request(f"http://{self.api}/api/v1/inference", json.dumps(body).encode())
-        request.add_header("traceparent", f"00-{TRACE}-00f067aa0ba902b7-01")
+        url = f"http://{self.api}/api/v1/inference"
+        headers = {"x-api-key": key, "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as answer:
                 answer.read()

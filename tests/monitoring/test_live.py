@@ -9,11 +9,12 @@ import time
 import unittest
 from typing import Any, ClassVar
 
-from live import LONG_PROMPT, TRACE, Setting, until
+from live import LONG_PROMPT, OTHER_KEY, TRACE, Setting, until
 from monitored import alerts, dashboard, declared, panels, recorded, tool
 from promql import faults
 
 NOT_HERE = {
+    "inference_gateway_access_reviews_total": "needs an apiserver; tests/cluster/callers.rs",
     "inference_gateway_definition_outdated": "needs an apiserver; tests/cluster/older_definitions.rs",
     "inference_gateway_cluster_writes_total": "needs an apiserver; tests/cluster/refused_writes.rs",
     "inference_gateway_rollout_phase": "needs an apiserver; tests/cluster/converging.rs",
@@ -89,6 +90,8 @@ class LiveTest(unittest.TestCase):
             cls.setting.ask(text="a", model="broken")
             cls.setting.ask(text="a", model="nowhere")
             cls.setting.ask(text="a", model="chat", temperature=9)
+            cls.setting.ask(text="a", model="chat", key=OTHER_KEY)
+            cls.setting.ask(text="a", model="chat", key="nobody's")
             done.wait(0.05)
 
     @classmethod
