@@ -11,6 +11,7 @@
 //!     └─▶ http::api_routes ─▶ here: what holds for all ─▶ /openapi.json, /docs, `inference-gateway openapi`
 //! ```
 
+mod access;
 mod page;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
+use super::access::is_open;
 use super::error::ErrorBody as NativeError;
 use super::oip::ErrorBody as OipError;
 use super::openai::ErrorBody as OpenAiError;
@@ -99,6 +101,9 @@ fn text(document: &Document) -> String {
 pub(super) fn complete(mut document: Document) -> Document {
     let paths = std::mem::take(&mut document.paths.paths);
     for (path, mut item) in paths {
+        if !is_open(&path) {
+            operations(&mut item).for_each(access::describe);
+        }
         operations(&mut item).for_each(with_request_id);
         // A parameter that takes slashes is a matter of the router.
         document.paths.paths.insert(path.replace("{*", "{"), item);
@@ -120,7 +125,7 @@ pub(super) fn complete(mut document: Document) -> Document {
                 .examples([EXAMPLE_ID]),
         ))
         .description(Some("That of the request, or one that was made"));
-    let components = document.components.take().unwrap_or_default();
+    let components = access::schemes(document.components.take().unwrap_or_default());
     document.components = Some(
         ComponentsBuilder::from(components)
             .parameter("RequestId", parameter.build())

@@ -153,8 +153,25 @@ async fn a_key_may_use_its_models_and_hears_of_no_others() {
     let refused = gateway.client.post(url).bearer_auth(BOB).body(chat.to_string()).send().await.unwrap();
     let (status, body) = (refused.status(), refused.json::<Value>().await.unwrap());
     assert_eq!((status, &body["error"]["type"]), (StatusCode::FORBIDDEN, &json!("permission_error")));
+    for path in ["/v2/models/code", "/v2/models/code/ready", "/v2/models/no-such-model"] {
+        assert_eq!(get(&gateway, path, BOB).await.status(), 403, "{path}");
+    }
+    assert_eq!(get(&gateway, "/v2/models/small/ready", BOB).await.status(), 200);
+    let gone: Value = get(&gateway, "/v2/models/gone", BOB).await.json().await.unwrap();
+    assert_eq!(gone["error"], "there is no model `gone`; `small` is served");
+    let post = async |path: &str, key: &str, body: Value| {
+        let url = format!("http://{}{path}", gateway.api);
+        gateway.client.post(url).bearer_auth(key).body(body.to_string()).send().await.unwrap().status()
+    };
+    assert_eq!(post("/v2/models/code/generate", BOB, json!({"text_input": "x"})).await, 403);
+    assert_eq!(post("/v2/models/small/generate", BOB, json!({"text_input": "x"})).await, 200);
+    // The only one that the key may use, where no field names one.
+    let tgi = json!({"inputs": "x", "parameters": {"max_new_tokens": 1}});
+    assert_eq!(post("/generate", BOB, tgi.clone()).await, 200);
+    assert_eq!(post("/generate", ALICE, tgi).await, 422);
+    assert_eq!(post("/tokenize", BOB, json!({"inputs": "x"})).await, 200);
     gateway
-        .wait_sample("inference_gateway_caller_refusals_total{caller=\"bob\",reason=\"model\"}", 7.0)
+        .wait_sample("inference_gateway_caller_refusals_total{caller=\"bob\",reason=\"model\"}", 11.0)
         .await;
 }
 

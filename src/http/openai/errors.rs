@@ -58,7 +58,14 @@ fn kind(status: StatusCode) -> &'static str {
 
 /// What [`kind`] makes of the statuses that there are.
 fn kinds() -> Object {
-    word(["invalid_request_error", "rate_limit_error", "server_error"]).build()
+    word([
+        "authentication_error",
+        "invalid_request_error",
+        "permission_error",
+        "rate_limit_error",
+        "server_error",
+    ])
+    .build()
 }
 
 /// The dialect's own words where it has one; the gateway's elsewhere.

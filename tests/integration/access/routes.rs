@@ -1,23 +1,24 @@
 //! Every route is closed but for the probes, however its path is written.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{ALICE, Secret};
+use super::{ALICE, Secret, get};
 
-/// Everything that is served, and what is not.
-const CLOSED: [(&str, &str); 12] = [
-    ("POST", "/api/v1/inference"),
+/// Probes, and what has a door of its own.
+const OPEN: [&str; 7] =
+    ["/healthz", "/livez", "/readyz", "/health", "/v2/health/live", "/v2/health/ready", "/metrics"];
+/// What no description of the API has: pages, wrong methods, and paths at which there is nothing.
+const CLOSED: [(&str, &str); 10] = [
     ("GET", "/api/v1/inference"),
-    ("POST", "/v1/completions"),
-    ("POST", "/v1/chat/completions"),
-    ("GET", "/v1/models"),
     ("HEAD", "/v1/models"),
-    ("GET", "/v1/models/tiny"),
     ("GET", "/v1"),
+    ("GET", "/docs/page.js"),
+    ("POST", "/v2/models/tiny/infer"),
     ("GET", "/"),
     ("GET", "/admin/models"),
     ("GET", "/nothing"),
@@ -76,14 +77,31 @@ async fn what_is_not_open_needs_a_key_also_where_there_is_nothing() {
     let secret = alice_only();
     let gateway = secret.gateway(&[]).await;
     gateway.wait_ready().await;
-    for (method, target) in CLOSED {
+    let key = format!("Authorization: Bearer {ALICE}\r\n");
+    let document: Value = get(&gateway, "/openapi.json", ALICE).await.json().await.unwrap();
+    let mut closed = CLOSED.map(|(method, target)| (method.to_owned(), target.to_owned())).to_vec();
+    let mut open = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            if item[method].get("security").is_some() {
+                let path = path.replace("{id}", "tiny").replace("{name}", "tiny").replace("{version}", "1");
+                closed.push((method.to_uppercase(), path));
+            } else {
+                open.insert(path.as_str());
+            }
+        }
+    }
+    assert_eq!(open, BTreeSet::from(OPEN), "described as open");
+    assert!(closed.len() > 25, "{closed:?}");
+    for (method, target) in &closed {
         assert_eq!(raw(gateway.api, &request(method, target, "")).await.0, 401, "{method} {target}");
-        let key = format!("Authorization: Bearer {ALICE}\r\n");
         let (status, answer) = raw(gateway.api, &request(method, target, &key)).await;
         assert!(![0, 401, 500].contains(&status), "{method} {target}: {answer}");
     }
-    for path in ["/healthz", "/livez", "/readyz", "/metrics"] {
+    for path in OPEN {
         assert_eq!(raw(gateway.api, &request("GET", path, "")).await.0, 200, "{path}");
+    }
+    for path in ["/healthz", "/livez", "/readyz", "/metrics"] {
         assert_eq!(raw(gateway.ops, &request("GET", path, "")).await.0, 200, "{path}");
     }
 }
@@ -126,4 +144,32 @@ async fn a_refusal_has_the_body_of_its_dialect() {
     let error = &openai["error"];
     assert_eq!((&error["type"], &error["code"]), (&"authentication_error".into(), &"invalid_api_key".into()));
     assert_eq!(native["error"]["message"], error["message"], "why is not told");
+    let oip = body("/v2/models/tiny").await;
+    assert_eq!(oip["error"], error["message"]);
+    let tgi = body("/info").await;
+    assert_eq!((&tgi["error"], &tgi["error_type"]), (&error["message"], &"unauthenticated".into()));
+}
+
+#[tokio::test]
+async fn a_browser_asks_its_person_for_a_key_and_keeps_it_from_pages_of_others() {
+    let secret = alice_only();
+    let gateway = secret.gateway(&[]).await;
+    gateway.wait_ready().await;
+    let url = |path: &str| format!("http://{}{path}", gateway.api);
+    let get = |path: &str| gateway.client.get(url(path)).header("accept", "text/html,*/*;q=0.8");
+    let asked = get("/").send().await.unwrap();
+    assert_eq!(asked.status(), 401);
+    assert!(asked.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic "));
+    for path in ["/", "/docs", "/docs/page.js", "/v1/models"] {
+        let page = get(path).basic_auth("me", Some(ALICE)).header("sec-fetch-site", "none");
+        assert_eq!(page.send().await.unwrap().status(), 200, "{path}");
+        let wrong = get(path).basic_auth(ALICE, Some("me"));
+        assert_eq!(wrong.send().await.unwrap().status(), 401, "{path}");
+    }
+    let generate = |site: &str| {
+        let request = gateway.client.post(url("/api/v1/inference")).basic_auth("", Some(ALICE));
+        request.header("sec-fetch-site", site).body(r#"{"text": "Once", "max_tokens": 1}"#)
+    };
+    assert_eq!(generate("same-origin").send().await.unwrap().status(), 200);
+    assert_eq!(generate("cross-site").send().await.unwrap().status(), 401);
 }
