@@ -33,7 +33,7 @@ ARTIFACT = $(ARTIFACTS)/inference-gateway-$(VERSION)-$(IMAGE_ARCH)
 HELM ?= prepared/tools/helm
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick formats soak \
+.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick bench-overhead formats soak \
 	generate clean browser-test playground-image chart-test chat-fixtures openapi-test e2e image image-check chart-package sbom deny \
 	release-check release
 
@@ -110,6 +110,9 @@ soak: build prepare-tests ## Swap two real models 500 times under load (SOAK_SWA
 
 bench-quick: prepare prepare-tests ## Measure one stream against the same loop written directly on ONNX Runtime
 	$(VENV_PYTHON) scripts/bench/compare.py --model $(MODEL_PATH)
+
+bench-overhead: prepare ## Measure scrapes, traces, keys, TLS and logs, all on against off (some minutes, idle machine)
+	$(PYTHON) scripts/bench/overhead.py
 
 formats: ## Check that answers of the real model hold to 49 JSON schemas, and measure what that costs (some minutes)
 	@$(PYTHON) scripts/prepare.py library model python-formats
