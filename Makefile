@@ -33,7 +33,7 @@ ARTIFACT = $(ARTIFACTS)/inference-gateway-$(VERSION)-$(IMAGE_ARCH)
 HELM ?= prepared/tools/helm
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick bench-overhead formats soak \
+.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick bench-overhead formats faults soak \
 	generate clean browser-test playground-image chart-test chat-fixtures openapi-test e2e image image-check chart-package sbom deny \
 	release-check release
 
@@ -103,6 +103,9 @@ e2e: ## Try image and chart on a real node, as root (STEPS="env crd" for parts, 
 
 bench: prepare ## Measure against other engines and write BENCHMARKS.md (about 40 minutes, idle machine)
 	$(PYTHON) scripts/bench/suite.py
+
+faults: prepare-tests ## Run the tests that docs/reliability.md names, and print row, test, result (ROWS=36-49 for some)
+	@$(PYTHON) scripts/faults.py $(ROWS)
 
 soak: build prepare-tests ## Swap two real models 500 times under load (SOAK_SWAPS=N for less; most of an hour)
 	SOAK_EXECUTABLE=$(CURDIR)/target/release/inference-gateway \

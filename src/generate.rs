@@ -16,7 +16,7 @@ mod several;
 mod times;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::access::{Caller, TokenKind};
 use crate::engine::{

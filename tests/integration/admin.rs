@@ -219,3 +219,18 @@ async fn without_a_list_that_holds_the_gateway_is_not_ready_and_says_why() {
     gateway.reload();
     gateway.wait_ready().await;
 }
+
+#[tokio::test]
+async fn the_api_address_has_no_admin_pages() {
+    let gateway = Gateway::tiny().await;
+    for (method, path) in [("GET", "/admin/models"), ("POST", "/admin/reload"), ("PUT", "/admin/log")] {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let url = |address| format!("http://{address}{path}");
+        let there = gateway.client.request(method.clone(), url(gateway.admin)).send().await.unwrap();
+        assert_ne!(there.status(), 404, "{path}");
+        for address in [gateway.api, gateway.ops] {
+            let answer = gateway.client.request(method.clone(), url(address)).send().await.unwrap();
+            assert_eq!(answer.status(), 404, "{path}");
+        }
+    }
+}

@@ -110,9 +110,19 @@ fn an_address_that_is_taken_is_named_with_its_variable() {
     assert!(message.contains(&address) && message.contains("INFERENCE_LISTEN_ADDRESS"), "{message}");
 }
 
+/// A process that does not outlive its test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
 /// A served model in a process of its own.
 pub(crate) struct Served {
-    child: Child,
+    child: Process,
     lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
     pub(crate) api: String,
 }
@@ -143,14 +153,21 @@ pub(crate) fn serve(model: &str, flags: &[&str]) -> Served {
             event["api"].as_str().unwrap().clone_into(&mut api);
         }
         if event["message"] == "model ready" {
-            return Served { child, lines, api };
+            return Served { child: Process(child), lines, api };
         }
     }
 }
 
 impl Served {
+    /// Memory of the process.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.0.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+    }
+
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
+        let pid = self.child.0.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
@@ -160,7 +177,7 @@ impl Served {
             .lines
             .map(|line| serde_json::from_str(&line.unwrap()).expect("log lines are JSON"))
             .collect();
-        (self.child.wait().unwrap().code(), lines)
+        (self.child.0.wait().unwrap().code(), lines)
     }
 }
 

@@ -18,6 +18,7 @@ mod connections;
 mod exactness;
 mod fairness;
 mod faults;
+mod floods;
 mod formats;
 mod generated;
 mod golden;

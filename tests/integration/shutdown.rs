@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use crate::harness::{Gateway, spawn, tiny};
+use crate::harness::{Gateway, PATIENCE, settings, spawn, tiny};
 use crate::streaming::events;
 
 fn long(stream: bool) -> String {
@@ -114,4 +114,35 @@ async fn a_slow_reader_still_gets_everything() {
     }
     assert!(text.contains("\"tokens_generated\":200"), "{text}");
     gateway.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn asked_again_to_stop_streams_end_with_an_error_not_with_a_cut() {
+    let gateway = Gateway::serving(&tiny("gpt2-no-cache"), &["--drain-timeout=1h"]).await;
+    let stream = gateway.post(long(true)).send().await.unwrap();
+    gateway.wait_sample("inference_gateway_requests_running{model=\"tiny\"}", 1.0).await;
+    gateway.stop();
+    gateway.wait_not_ready().await;
+    gateway.stop();
+    let events = events(stream).await;
+    assert_eq!(events.last().unwrap()["error"]["code"], "shutting_down", "{events:?}");
+    gateway.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_model_that_is_being_fetched_does_not_hold_the_end_up() {
+    // Takes connections and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let path = format!("--default-model-path=http://{}/model.onnx", silent.local_addr().unwrap());
+    let cache = tempfile::tempdir().unwrap();
+    let cache = format!("--cache-dir={}", cache.path().display());
+    let flags =
+        [path.as_str(), &cache, "--allowed-private-networks=127.0.0.0/8", "--insecure-hosts=127.0.0.1"];
+    let gateway = Gateway::start(settings(&flags)).await;
+    let asked = tokio::time::timeout(PATIENCE, silent.accept()).await;
+    let connection = asked.expect("the model is fetched").unwrap();
+    assert_eq!(gateway.wait_not_ready().await["models"][0]["state"], "fetching");
+    gateway.stop();
+    gateway.ended().await.unwrap();
+    drop(connection);
 }
