@@ -19,12 +19,13 @@ from e2e.console import CheckFailed, Report, Unusable, check, say
 from e2e.fleet import Fleet
 from e2e.images import build
 from e2e.node.node import Node
-from e2e.parts import config_map, env, monitoring, restart, rollouts, upgrade
+from e2e.parts import access, config_map, env, monitoring, restart, rollouts, upgrade
 
 RELEASES: dict[str, tuple[str, Callable[[Bed], None]]] = {
     "env": ("mode env, model from a server in the cluster", env.from_the_cluster),
     "host": ("mode env, model from a folder of the host", env.from_the_host),
     "configmap": ("mode configMap, list changed under load", config_map.run),
+    "access": ("keys, users of the cluster, TLS; changed while it serves", access.run),
 }
 """Parts with a release of their own."""
 OF_THE_FLEET: dict[str, tuple[str, Callable[[Fleet], None]]] = {
