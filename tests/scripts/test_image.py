@@ -57,6 +57,15 @@ class DockerfileTest(unittest.TestCase):
             self.assertTrue((checkout.ROOT / path).exists(), path)
             self.assertTrue(any(path == each or path.startswith(f"{each}/") for each in passed), path)
 
+    def test_what_it_does_not_copy_is_named_by_its_path(self) -> None:
+        # Cargo looks for a target that has no path, and refuses the whole manifest where its file is missing.
+        manifest = tomllib.loads((checkout.ROOT / "Cargo.toml").read_text())
+        targets = [target for kind in ("bench", "test", "example") for target in manifest.get(kind, [])]
+        self.assertTrue(targets)
+        for target in targets:
+            self.assertIn("path", target, target["name"])
+            self.assertTrue((checkout.ROOT / target["path"]).is_file(), target["path"])
+
     def test_it_has_nothing_that_older_builders_lack(self) -> None:
         self.assertNotIn("<<", DOCKERFILE)
         self.assertNotIn("--link", DOCKERFILE)
