@@ -88,7 +88,7 @@ openapi-test: ## Send requests made of the OpenAPI document to a tiny model (OPE
 	@$(PYTHON) scripts/prepare.py library tiny python-tests
 	OPENAPI_EXAMPLES=$${OPENAPI_EXAMPLES:-100} $(CARGO) test --locked --features failpoints --test integration openapi:: -- --nocapture
 
-browser-test: ## Try the playground in a real Chromium (CHROMIUM=program; on Debian: apt-get install chromium)
+browser-test: ## Try the playground and the status page in a real Chromium (CHROMIUM=program; on Debian: apt-get install chromium)
 	@$(PYTHON) scripts/prepare.py library model python-browser
 	$(CARGO) build --locked --features failpoints --quiet
 	$(VENV_PYTHON) -m unittest discover --start-directory tests/browser

@@ -37,6 +37,13 @@ def chromium() -> str:
 @contextmanager
 def gateway(*flags: str) -> Iterator[str]:
     """The address of a gateway that answers, on ports of the system's choice."""
+    with listeners(*flags) as addresses:
+        yield addresses["api"]
+
+
+@contextmanager
+def listeners(*flags: str) -> Iterator[dict[str, str]]:
+    """The addresses of such a gateway: `api`, `ops`, `admin`."""
     executable = Path(
         os.environ.get("INFERENCE_GATEWAY_EXECUTABLE", ROOT / "target" / "debug" / "inference-gateway")
     ).resolve()
@@ -50,20 +57,20 @@ def gateway(*flags: str) -> Iterator[str]:
         with log.open("wb") as stderr:
             process = subprocess.Popen([executable, *addresses, *own, *flags], stderr=stderr, cwd=ROOT)
         try:
-            yield _address(process, log)
+            yield _addresses(process, log)
         finally:
             process.terminate()
             process.wait(PATIENCE_SECONDS)
 
 
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+def _addresses(process: subprocess.Popen[bytes], log: Path) -> dict[str, str]:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         # The last one may not be whole yet.
         lines = [json.loads(line) for line in log.read_text().split("\n")[:-1]]
-        api = [line["api"] for line in lines if line["message"] == "listening"]
-        if api and any(line["message"] == "model ready" for line in lines):
-            return f"http://{api[0]}"
+        listening = [line for line in lines if line["message"] == "listening"]
+        if listening and any(line["message"] == "model ready" for line in lines):
+            return {name: f"http://{listening[0][name]}" for name in ("api", "ops", "admin")}
         time.sleep(0.05)
     raise RuntimeError(f"the gateway did not get ready:\n{log.read_text()}")
 

@@ -4,18 +4,33 @@ use std::fmt::Write;
 
 use super::view::{FailureView, LoadedView, ModelView, View};
 
-const HEAD: &str = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<meta http-equiv=\"refresh\" content=\"3\">\n\
-    <title>Inference Gateway</title>\n<style>\
+const HEAD: &str = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
+    <meta name=\"viewport\" content=\"width=device-width\">\n<title>Inference Gateway</title>\n<style>\
     body{font:15px/1.5 system-ui,sans-serif;margin:2rem;color:#222;background:#fff}\
     table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.4rem .8rem;\
     border-bottom:1px solid #ddd}code{font-size:90%}.ready{color:#07640a}.failed{color:#a40000}.wrong{color:#a40000}\
-    </style>\n<h1>Inference Gateway</h1>\n";
+    </style>\n<h1>Inference Gateway</h1>\n\
+    <p><label><input type=\"checkbox\" id=\"follow\" checked> Fresh every 3 seconds</label> <span id=\"trouble\" \
+    class=\"wrong\" role=\"status\"></span>\n";
+/// Puts the next state in place of this one, for those who have not asked to be left alone: a page that begins anew by itself
+/// takes the place and the selection of whoever reads it.
+const FOLLOW: &str = "<script>\n\
+    setInterval(async () => {\n\
+      if (!document.getElementById('follow').checked || document.hidden) return;\n\
+      const trouble = document.getElementById('trouble');\n\
+      try {\n\
+        const next = new DOMParser().parseFromString(await (await fetch('/')).text(), 'text/html');\n\
+        document.querySelector('main').replaceWith(next.querySelector('main'));\n\
+        trouble.textContent = '';\n\
+      } catch { trouble.textContent = 'The gateway does not answer.'; }\n\
+    }, 3000);\n\
+    </script>\n";
 
 /// The page.
 pub(super) fn render(view: &View) -> String {
     let mut page = HEAD.to_owned();
     page.push_str(
-        "<table>\n<tr><th>Model<th>State<th>Answers<th>Running<th>Waiting<th>Also loaded<th>Message\n",
+        "<main>\n<table>\n<tr><th>Model<th>State<th>Answers<th>Running<th>Waiting<th>Also loaded<th>Message\n",
     );
     for model in &view.models {
         row(&mut page, model);
@@ -34,7 +49,9 @@ pub(super) fn render(view: &View) -> String {
     }
     let megabytes = |bytes: Option<u64>| bytes.map_or("?".to_owned(), |bytes| (bytes >> 20).to_string());
     let (used, free) = (megabytes(view.memory.resident_bytes), megabytes(view.memory.free_bytes));
-    put(&mut page, format_args!("<p>Memory: {used} MiB in use, {free} MiB free\n</html>\n"));
+    put(&mut page, format_args!("<p>Memory: {used} MiB in use, {free} MiB free\n</main>\n"));
+    page.push_str(FOLLOW);
+    page.push_str("</html>\n");
     page
 }
 
