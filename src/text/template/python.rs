@@ -21,9 +21,13 @@ pub(super) fn without_generation_marks(source: &str) -> Cow<'_, str> {
     let mut text = String::with_capacity(source.len());
     let mut rest = source;
     while let Some((begin, end)) =
-        rest.find("{%").and_then(|begin| rest[begin..].find("%}").map(|length| (begin, begin + length)))
+        // The sign of percent in `{%}` cannot end what it begins.
+        rest
+            .find("{%")
+            .map(|at| at + 2)
+            .and_then(|begin| Some((begin, begin + rest[begin..].find("%}")?)))
     {
-        let (before, tag) = (&rest[..begin + 2], &rest[begin + 2..end]);
+        let (before, tag) = (&rest[..begin], &rest[begin..end]);
         text.push_str(before);
         match tag.trim_matches(|char: char| matches!(char, '-' | '+') || char.is_whitespace()) {
             "generation" => text.push_str(&tag.replace("generation", "if true")),
@@ -34,4 +38,22 @@ pub(super) fn without_generation_marks(source: &str) -> Cow<'_, str> {
     }
     text.push_str(rest);
     Cow::Owned(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_are_replaced_and_nothing_else_is() {
+        for (source, expected) in [
+            ("{% generation %}x{%- endgeneration -%}", "{% if true %}x{%- endif -%}"),
+            ("{%}generation", "{%}generation"),
+            ("{%}{% generation %}", "{%}{% generation %}"),
+            ("{% generation", "{% generation"),
+            ("%}{%generation%}", "%}{%if true%}"),
+        ] {
+            assert_eq!(without_generation_marks(source), expected);
+        }
+    }
 }
