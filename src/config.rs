@@ -348,13 +348,21 @@ fn read_file(path: &Path) -> Result<BTreeMap<String, String>, ConfigError> {
     let text =
         std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
     let invalid = |message: String| ConfigError::File { path: path.to_owned(), message };
-    let values: Option<BTreeMap<String, serde_yaml::Value>> =
+    // A mapping of its own kind: a map of texts would take the second of two values of one setting, and say nothing.
+    let values: Option<serde_yaml::Mapping> =
         serde_yaml::from_str(&text).map_err(|error| invalid(error.to_string()))?;
-    let scalar = |(name, value): (String, serde_yaml::Value)| match value {
-        serde_yaml::Value::String(text) => Ok((name, text)),
-        serde_yaml::Value::Number(number) => Ok((name, number.to_string())),
-        serde_yaml::Value::Bool(flag) => Ok((name, flag.to_string())),
-        _ => Err(invalid(format!("the value of `{name}` is not a text, number or truth value"))),
+    let scalar = |(name, value): (serde_yaml::Value, serde_yaml::Value)| {
+        let serde_yaml::Value::String(name) = name else {
+            return Err(invalid(
+                "the name of a setting is a text, and each has a value of its own".to_owned(),
+            ));
+        };
+        match value {
+            serde_yaml::Value::String(text) => Ok((name, text)),
+            serde_yaml::Value::Number(number) => Ok((name, number.to_string())),
+            serde_yaml::Value::Bool(flag) => Ok((name, flag.to_string())),
+            _ => Err(invalid(format!("the value of `{name}` is not a text, number or truth value"))),
+        }
     };
     values.unwrap_or_default().into_iter().map(scalar).collect()
 }
