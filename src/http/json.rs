@@ -35,6 +35,11 @@ fn refused(error: &axum::Error, limit_bytes: usize) -> ApiError {
 /// # Errors
 /// As [`read`].
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    // A list would be taken for the fields in their order.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        let message = "invalid type: a list, expected an object at line 1 column 1";
+        return Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", message));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();

@@ -12,6 +12,7 @@
 
 mod answer;
 mod described;
+mod distinct;
 mod errors;
 mod health;
 mod operations;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::described;
+use super::distinct::Distinct;
 use crate::generate::{Format, Input, MaxTokens, Prompt};
 use crate::http::error::ApiError;
 use crate::http::native::{NativeFormat, described_format};
@@ -156,8 +157,8 @@ impl<'de> Visitor<'de> for EntriesVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
         let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
+        while let Some((name, Distinct(value))) = map.next_entry()? {
+            entries.push((name, value));
         }
         Ok(Entries(entries))
     }
@@ -186,7 +187,10 @@ impl<'de> Visitor<'de> for RequestVisitor {
                 "text_input" => set("text_input", &mut text_input, map.next_value()?)?,
                 "id" => set("id", &mut id, map.next_value::<Option<String>>()?)?,
                 "parameters" => set("parameters", &mut inner, map.next_value::<Option<Entries>>()?)?,
-                _parameter => parameters.push((key, map.next_value()?)),
+                _parameter => {
+                    let Distinct(value) = map.next_value()?;
+                    parameters.push((key, value));
+                }
             }
         }
         let text_input = text_input.ok_or_else(|| A::Error::missing_field("text_input"))?;
@@ -255,6 +259,11 @@ mod tests {
                 "seed: invalid type: floating point `0.5`",
             ),
             (r#"{"text_input": "a", "stop": [1]}"#, "stop: a text or a list of texts"),
+            (r#"{"text_input": "a", "logit_bias": {"5": 1, "5": 2}}"#, "the key \"5\" is there twice"),
+            (
+                r#"{"text_input": "a", "parameters": {"format": {"schema": {"a": 1, "a": 2}}}}"#,
+                "the key \"a\" is there twice",
+            ),
             (r#"{"text_input": "a", "format": {"type": "regex"}}"#, "format: missing field `pattern`"),
             (r#"{"text_input": "a", "parameters": 7}"#, "expected an object at"),
             (r#"["a"]"#, "expected an object with `text_input`"),

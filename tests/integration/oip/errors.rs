@@ -10,7 +10,7 @@ use crate::harness::{Gateway, settings, tiny};
 const BAD: &[(&str, &str)] = &[
     ("", "the body is not valid JSON"),
     ("not json", "the body is not valid JSON"),
-    ("[]", "invalid type: sequence, expected an object with `text_input`"),
+    ("[]", "invalid type: a list, expected an object"),
     ("{}", "missing field `text_input`"),
     (r#"{"text_input": 1}"#, "text_input: invalid type: integer `1`, expected a string"),
     (r#"{"text_input": ""}"#, "text_input must not be empty"),
