@@ -26,6 +26,7 @@ pub async fn start(caller: &Caller, model: Pinned, inputs: Vec<Input>) -> Result
     let accepted = Instant::now();
     let lane = lane_of(caller);
     check_numbers(&model, &inputs, lane)?;
+    prompt::check_lengths(&model, &inputs)?;
     let inference = Arc::new(Inference::begin(asked(&model, &inputs), accepted));
     let begun = begin(Arc::new(model), (caller, lane), &inputs, &inference, accepted).await;
     begun.inspect_err(|refused| inference.refused(refused.error.label()))

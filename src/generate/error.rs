@@ -36,6 +36,18 @@ pub enum GenerateError {
     /// The format is none, or the model cannot follow any.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// More text than is looked at.
+    #[error(
+        "the prompt has {bytes} bytes, and at most {most_bytes} are looked at for a context of {context_tokens} tokens"
+    )]
+    PromptTooLong {
+        /// Of the prompt.
+        bytes: usize,
+        /// At most.
+        most_bytes: usize,
+        /// Tokens that a sequence may have.
+        context_tokens: usize,
+    },
     /// The prompt has no token.
     #[error("the prompt has no tokens")]
     NoTokens,
@@ -87,6 +99,7 @@ impl GenerateError {
         match self {
             Self::Text(_) | Self::Interrupted => "text_failed",
             Self::NoTokens => "no_tokens",
+            Self::PromptTooLong { .. } => "context_length_exceeded",
             Self::NoChat(_) => "no_chat_template",
             Self::Template(_) | Self::Prompt(_) => "template_failed",
             Self::Format(_) => "invalid_format",
@@ -113,6 +126,7 @@ impl GenerateError {
         match self {
             Self::Text(_) | Self::Interrupted => true,
             Self::NoTokens
+            | Self::PromptTooLong { .. }
             | Self::NoChat(_)
             | Self::Template(_)
             | Self::Prompt(_)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{GenerateError, Refused, TokenSpan};
+use super::{GenerateError, Input, Refused, TokenSpan};
 use crate::engine::TokenId;
 use crate::model::LoadedModel;
 use crate::text::chat::Messages;
@@ -23,6 +23,54 @@ pub enum Prompt {
     Chat(Messages),
     /// Variables, for a template of the model's settings; the prompt is tokenised as a text.
     Template(Arc<PromptTemplate>, Map<String, Value>),
+}
+
+/// Bytes of a prompt that are always looked at.
+const ALWAYS_BYTES: usize = 256 << 10;
+/// Bytes of a prompt for each token of the context: a token has four, and the longest, of white space, hardly more than these.
+const BYTES_PER_TOKEN: usize = 128;
+
+/// Refuses a prompt that is out of all proportion to the context, before anything is done with it: for each of its bytes
+/// tokenising may take a hundred of memory.
+pub(super) fn check_lengths(model: &LoadedModel, inputs: &[Input]) -> Result<(), Refused> {
+    let check = |(index, input): (usize, &Input)| {
+        check_length(model, input.prompt.bytes()).map_err(|error| Refused::at(index, error))
+    };
+    inputs.iter().enumerate().try_for_each(check)
+}
+
+fn check_length(model: &LoadedModel, bytes: usize) -> Result<(), GenerateError> {
+    let context_tokens = model.engine.geometry().context_tokens;
+    let most_bytes = ALWAYS_BYTES.max(context_tokens.saturating_mul(BYTES_PER_TOKEN));
+    if bytes > most_bytes {
+        Err(GenerateError::PromptTooLong { bytes, most_bytes, context_tokens })
+    } else {
+        Ok(())
+    }
+}
+
+impl Prompt {
+    /// Of all texts that it has or is made of.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) | Self::TextEnd(text, _) => text.len(),
+            Self::Tokens(_) => 0,
+            Self::Chat(Messages { messages, tools, variables, add_generation_prompt: _ }) => {
+                let values = messages.iter().chain(tools.iter().flatten()).chain(variables.values());
+                values.map(texts_bytes).sum()
+            }
+            Self::Template(_, variables) => variables.values().map(texts_bytes).sum(),
+        }
+    }
+}
+
+fn texts_bytes(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(items) => items.iter().map(texts_bytes).sum(),
+        Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + texts_bytes(value)).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    }
 }
 
 /// A prompt as the model sees it.
@@ -67,8 +115,9 @@ pub(super) async fn encode(model: &LoadedModel, prompts: Vec<Prompt>) -> Result<
 /// The tokens of a text as a prompt has them, each with its place in the text. Off the async threads.
 ///
 /// # Errors
-/// The text cannot be tokenised.
+/// The text cannot be tokenised, or is out of all proportion to the context.
 pub async fn tokenize(model: &LoadedModel, text: String) -> Result<Vec<TokenSpan>, GenerateError> {
+    check_length(model, text.len())?;
     let tokenizer = Arc::clone(&model.tokenizer);
     let spans = tokio::task::spawn_blocking(move || tokenizer.spans(&text));
     Ok(spans.await.map_err(|_panicked| GenerateError::Interrupted)??)

@@ -209,6 +209,9 @@ impl From<GenerateError> for ApiError {
             GenerateError::Format(FormatError { part, ref message, function: _ }) => {
                 Self::invalid_value(&format!("format.{part}"), message)
             }
+            GenerateError::PromptTooLong { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", error.to_string()).at(PROMPT)
+            }
             GenerateError::NoTokens => Self::invalid_value(PROMPT, "the prompt has no tokens"),
             GenerateError::Text(_) | GenerateError::Interrupted => {
                 tracing::error!(error = &error as &dyn std::error::Error, "text processing failed");
