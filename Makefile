@@ -11,6 +11,9 @@ CLUSTER_TEST = $(CARGO) test --locked --features failpoints --test cluster -- --
 # The program is the one that the Rust tests have built.
 MONITORING_TEST = $(VENV_PYTHON) -m unittest discover --start-directory tests/monitoring
 
+# For each target.
+FUZZ_SECONDS ?= 60
+
 CHART_TEST = $(VENV_PYTHON) -m unittest discover --start-directory tests/chart
 
 # The image and the release: docs/release.md.
@@ -34,7 +37,7 @@ HELM ?= prepared/tools/helm
 
 .DEFAULT_GOAL := help
 .PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick bench-overhead formats faults soak \
-	generate clean browser-test playground-image chart-test chat-fixtures openapi-test e2e image image-check chart-package sbom deny \
+	generate clean browser-test playground-image chart-test chat-fixtures openapi-test e2e image image-check chart-package sbom deny fuzz \
 	release-check release
 
 help: ## Print this list
@@ -155,6 +158,9 @@ chart-package: ## Pack both charts
 
 deny: ## Check licences, sources and doubles of dependencies (cargo install --locked cargo-deny)
 	$(CARGO) deny --locked --offline check licenses bans sources
+
+fuzz: ## Feed parsers and writers with bytes that nobody chose (FUZZ_SECONDS=60 for each, FUZZ_TARGETS="native tgi")
+	@$(PYTHON) scripts/fuzz.py --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 release-check: ## Compare the version wherever it is written
 	@$(PYTHON) scripts/release.py check

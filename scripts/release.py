@@ -15,6 +15,7 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 CHARTS = ("inference-gateway", "inference-gateway-crds")
+LOCKS = ("Cargo.lock", "fuzz/Cargo.lock")
 
 
 def version(checkout: Path) -> str:
@@ -30,9 +31,10 @@ def agreement(checkout: Path) -> list[str]:
         if found != wanted:
             wrong.append(f"{where} is {found or 'missing'}, Cargo.toml has {wanted}")
 
-    lock = tomllib.loads((checkout / "Cargo.lock").read_text())
-    own = [package for package in lock["package"] if package["name"] == "inference-gateway"]
-    compare("the version in Cargo.lock", own[0]["version"] if own else None)
+    for file in LOCKS:
+        lock = tomllib.loads((checkout / file).read_text())
+        own = [package for package in lock["package"] if package["name"] == "inference-gateway"]
+        compare(f"the version in {file}", own[0]["version"] if own else None)
     for chart in CHARTS:
         file = checkout / "charts" / chart / "Chart.yaml"
         text = file.read_text() if file.exists() else ""

@@ -24,6 +24,8 @@ pub mod config;
 pub mod engine;
 pub mod failpoint;
 pub mod followed;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod generate;
 pub mod http;
 pub mod k8s;

@@ -5,6 +5,8 @@ mod admin;
 mod connections;
 mod controller;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod json;
 mod known;
 mod leaving;

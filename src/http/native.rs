@@ -231,6 +231,13 @@ async fn answer(
     Ok(response)
 }
 
+/// What comes of a body.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzzed(body: &[u8], model: &crate::model::LoadedModel) -> Result<Vec<Input>, ApiError> {
+    let about = (model.engine.geometry().vocabulary_size, &*model.prompts());
+    Ok(parse(json::parse(body)?, about, Instant::now())?.0)
+}
+
 /// Checks every value; nothing is clamped. Tokens that are named are below `vocabulary_size`, templates are those of the model.
 fn parse(
     request: NativeRequest,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::http::HeaderValue;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::stream;
+use futures_util::stream::{self, Stream, StreamExt};
 use serde::Serialize;
 
 use crate::generate::{Delta, GenerateError, Generations};
@@ -42,8 +42,7 @@ where
     let events = stream::unfold(state, |(mut generations, mut render, mut stage, mut ready)| async move {
         loop {
             if let Some(data) = ready.pop_front() {
-                let event = Event::default().data::<String>(data);
-                return Some((Ok::<_, Infallible>(event), (generations, render, stage, ready)));
+                return Some((data, (generations, render, stage, ready)));
             }
             let (moment, next) = match stage {
                 Stage::Beginning => (Moment::Begin, Stage::Running),
@@ -58,6 +57,12 @@ where
             stage = next;
         }
     });
+    written(events)
+}
+
+/// An event for each text, which is its data.
+pub(super) fn written(data: impl Stream<Item = String> + Send + 'static) -> Response {
+    let events = data.map(|data| Ok::<_, Infallible>(Event::default().data::<String>(data)));
     let mut response = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response();
     // Proxies that buffer would turn the stream into one late piece.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));

@@ -115,6 +115,37 @@ impl LoadedModel {
         })
     }
 
+    /// A model whose parts are made and not loaded, for what checks requests against one.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn without_files(
+        (tokenizer, chat, prompts): (Arc<Tokenizer>, Chat, Prompts),
+        engine: Engine,
+        metrics: ModelMetrics,
+    ) -> Arc<Self> {
+        let live = LiveLimits {
+            concurrent: 1,
+            queue: 4,
+            output_tokens: None,
+            request_timeout: Duration::from_mins(1),
+            unload_after_idle: None,
+        };
+        let parts = Parts {
+            name: "fuzzed".parse().expect("a name"),
+            revision: "0123456789".to_owned(),
+            digest: None,
+            memory_bytes: 0,
+            promised_bytes: 0,
+            tokenizer,
+            end_tokens: Vec::new(),
+            chat: Ok(Arc::new(chat)),
+            engine,
+            metrics,
+            live,
+            prompts: Arc::new(prompts),
+        };
+        Self::new(parts, &Reaper::start().expect("the system has a thread"))
+    }
+
     /// The limits of this moment.
     pub fn live(&self) -> LiveLimits {
         **self.live.load()

@@ -8,6 +8,8 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod samples;
 mod spelling;
 
 use thiserror::Error;
@@ -201,4 +203,4 @@ fn byte_of(content: &str) -> Option<u8> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;

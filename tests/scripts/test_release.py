@@ -11,7 +11,7 @@ import release
 
 FILES = [
     "Cargo.toml",
-    "Cargo.lock",
+    *release.LOCKS,
     "CHANGELOG.md",
     *(f"charts/{name}/Chart.yaml" for name in release.CHARTS),
 ]

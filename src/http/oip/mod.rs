@@ -124,3 +124,13 @@ fn no_tensors(path: &ModelPath) -> ApiError {
     );
     ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "unsupported", message)
 }
+
+/// What comes of a body.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzzed(
+    is_stream: bool,
+    body: &[u8],
+    vocabulary_size: usize,
+) -> Result<generate::Input, ApiError> {
+    Ok(json::parse::<GenerateRequest>(body)?.checked(vocabulary_size, is_stream)?.input)
+}

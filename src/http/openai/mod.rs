@@ -112,6 +112,16 @@ async fn answer<B: Body>(
     Ok(response)
 }
 
+/// What comes of a body, of a chat or of a completion.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzzed(is_chat: bool, body: &[u8], model: &LoadedModel) -> Result<Vec<Input>, ApiError> {
+    if is_chat {
+        Ok(json::parse::<chat::ChatRequest>(body)?.checked(model)?.inputs)
+    } else {
+        Ok(json::parse::<completions::CompletionRequest>(body)?.checked(model)?.inputs)
+    }
+}
+
 impl Names {
     /// The error of a request that did not begin, with the field that is at fault under its name here.
     fn refused(&self, refused: generate::Refused) -> ApiError {

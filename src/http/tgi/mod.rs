@@ -81,3 +81,9 @@ async fn answer(
     response.headers_mut().insert("x-model-revision", revision);
     Ok(response)
 }
+
+/// What comes of a body of the path `/`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzzed(body: &[u8]) -> Result<crate::generate::Input, ApiError> {
+    Ok(json::parse::<GenerateRequest>(body)?.checked(Asked::Either)?.input)
+}

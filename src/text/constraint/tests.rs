@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::text::tokenizer::Tokenizer;
-use crate::text::tokenizer::tests::{END, byte_level, sentence_piece};
+use crate::text::tokenizer::samples::{END, byte_level, sentence_piece};
 use crate::text::tools::{CallFormat, CallSyntax, Function};
 
 fn grammars_of(tokenizer: Tokenizer, end: u32) -> Grammars {

@@ -1,7 +1,7 @@
 //! Tests of incremental decoding: everything is compared with decoding at once.
 
 use super::*;
-use crate::text::tokenizer::tests::{AWKWARD_TOKENS, END, PIECES, byte_level, sentence_piece};
+use crate::text::tokenizer::samples::{AWKWARD_TOKENS, END, PIECES, byte_level, sentence_piece};
 use proptest::prelude::*;
 
 const END_OF_SENTENCE: u32 = 256 + PIECES.len() as u32;

@@ -102,7 +102,7 @@ fn byte_of_character(character: char) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{AWKWARD_TOKENS, END, byte_level, parsed, sentence_piece};
+    use super::super::samples::{AWKWARD_TOKENS, END, byte_level, parsed, sentence_piece};
 
     #[test]
     fn byte_level_tokens_have_their_bytes() {
