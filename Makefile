@@ -13,6 +13,9 @@ MONITORING_TEST = $(VENV_PYTHON) -m unittest discover --start-directory tests/mo
 
 # For each target.
 FUZZ_SECONDS ?= 60
+# It needs the RustSec database: from GitHub, or a copy of it, as AUDIT_FLAGS="--db FOLDER --no-fetch" for a machine without network.
+AUDIT_VERSION = 0.22.2
+AUDIT_FLAGS ?=
 
 CHART_TEST = $(VENV_PYTHON) -m unittest discover --start-directory tests/chart
 
@@ -37,7 +40,7 @@ HELM ?= prepared/tools/helm
 
 .DEFAULT_GOAL := help
 .PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick bench-overhead formats faults soak \
-	generate clean browser-test playground-image chart-test chat-fixtures openapi-test e2e image image-check chart-package sbom deny fuzz \
+	generate clean browser-test playground-image chart-test chat-fixtures openapi-test e2e image image-check chart-package sbom deny audit fuzz \
 	release-check release
 
 help: ## Print this list
@@ -158,6 +161,12 @@ chart-package: ## Pack both charts
 
 deny: ## Check licences, sources and doubles of dependencies (cargo install --locked cargo-deny)
 	$(CARGO) deny --locked --offline check licenses bans sources
+
+audit: ## Look for known faults of dependencies (cargo-audit; AUDIT_FLAGS="--db FOLDER --no-fetch" without network)
+	@$(CARGO) audit --version 2>/dev/null | grep -qF ' $(AUDIT_VERSION)' \
+		|| { echo 'make audit: run: cargo install --locked cargo-audit@$(AUDIT_VERSION)' >&2; exit 1; }
+	$(CARGO) audit --deny unsound --deny yanked $(AUDIT_FLAGS)
+	$(CARGO) audit --deny unsound --deny yanked --file fuzz/Cargo.lock $(AUDIT_FLAGS)
 
 fuzz: ## Feed parsers and writers with bytes that nobody chose (FUZZ_SECONDS=60 for each, FUZZ_TARGETS="native tgi")
 	@$(PYTHON) scripts/fuzz.py --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
