@@ -14,6 +14,7 @@
     tools          prepared/tools/ with helm, kubeconform, promtool, prometheus (needs Go),
                    prepared/schemas/ with schemas of all that manifests hold, and the python-tests
     node           prepared/node/ with the programs of a cluster of one real node, for `make e2e` (needs Go)
+    load           prepared/tools/ with vegeta, for `make load` (needs Go)
 
 Without a target: library and model. What is there and current is left alone, so run it as often as you like.
 It may be killed at any time: the next run goes on with what was finished. Downloads (about 120 MB), and what
@@ -47,12 +48,13 @@ from preparation.kubernetes import prepare_control_plane
 from preparation.node import prepare_node
 from preparation.python_environment import PythonEnvironment
 from preparation.schemas import prepare_schemas
-from preparation.tools import prepare_tools
+from preparation.tools import load_tools, prepare_tools, tools
 from preparation.wheels import Downloader, fetch, notice_in_cache, pip_downloader
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 TARGETS = (
     "library", "model", "tiny", "python-tests", "python-chat", "python-formats", "python-browser", "kubernetes", "tools", "node",
+    "load",
 )  # fmt: skip
 MODEL_MEBIBYTES = {"w8a8": 170, "int8": 160, "fp32": 560}
 
@@ -222,10 +224,12 @@ def main() -> int:
             if "kubernetes" in wanted.targets:
                 prepare_control_plane(scripts / "kubernetes", cache, prepared, lock)
             if "tools" in wanted.targets:
-                prepare_tools(scripts / "tools", cache, prepared, lock)
+                prepare_tools("tools", tools(scripts / "tools"), cache, prepared, lock)
                 prepare_schemas(CHECKOUT, cache, prepared, preparation.environment.python, lock)
             if "node" in wanted.targets:
                 prepare_node(scripts, cache, prepared, lock)
+            if "load" in wanted.targets:
+                prepare_tools("load", load_tools(scripts / "tools"), cache, prepared, lock)
     except PrepareError as error:
         print(f"prepare.py: error: {error}", file=sys.stderr)
         return 1

@@ -10,6 +10,7 @@ from preparation.console import PrepareError, say
 from preparation.go_programs import GoPrograms, link_programs
 
 PROMETHEUS = "github.com/prometheus/prometheus"
+VEGETA = "github.com/tsenart/vegeta/v12"
 
 
 def tools(folder: Path) -> list[GoPrograms]:
@@ -52,13 +53,26 @@ def tools(folder: Path) -> list[GoPrograms]:
     ]
 
 
-def prepare_tools(folder: Path, cache: Path, prepared: Path, lock: int) -> None:
-    """The target `tools`: build what is not in the cache yet, and link each program in prepared/tools."""
-    changed = [
-        link_programs(prepared / "tools", tool.prepare(cache, lock), tool.packages) for tool in tools(folder)
+def load_tools(folder: Path) -> list[GoPrograms]:
+    """What `make load` sends requests with, from its module below `folder` (scripts/tools); no test needs it."""
+    return [
+        GoPrograms(
+            name="vegeta",
+            modules=folder / "vegeta",
+            versioned_by=VEGETA,
+            packages={"vegeta": VEGETA},
+            needed_mebibytes=20,
+            cost="half a minute on two cores",
+            version_variables=lambda version: {"main.Version": version},
+        )
     ]
+
+
+def prepare_tools(target: str, wanted: list[GoPrograms], cache: Path, prepared: Path, lock: int) -> None:
+    """The target `tools` or `load`: build what is not in the cache yet, and link each program in prepared/tools."""
+    changed = [link_programs(prepared / "tools", tool.prepare(cache, lock), tool.packages) for tool in wanted]
     if not any(changed):
-        say("up to date: tools")
+        say(f"up to date: {target}")
 
 
 def prometheus_release(module_version: str) -> str:

@@ -8,7 +8,7 @@ from go_stand_in import GoTestCase
 
 from preparation.console import PrepareError
 from preparation.go_programs import has_programs
-from preparation.tools import prepare_tools, prometheus_release
+from preparation.tools import load_tools, prepare_tools, prometheus_release, tools
 
 NAMES = ("helm", "kubeconform", "promtool", "prometheus")
 
@@ -19,7 +19,7 @@ class ToolsTest(GoTestCase):
         shutil.copytree(checkout.ROOT / "scripts" / "tools", self.modules)
 
     def prepare(self) -> None:
-        prepare_tools(self.modules, self.cache, self.prepared, 0)
+        prepare_tools("tools", tools(self.modules), self.cache, self.prepared, 0)
 
     def test_every_tool_of_the_project_is_linked_with_its_version_inside(self) -> None:
         self.prepare()
@@ -45,6 +45,13 @@ class ToolsTest(GoTestCase):
         self.prepare()
         self.assertEqual(len(self.commands), len(NAMES) + 1)
         self.assertEqual((self.prepared / "tools" / "promtool").readlink(), before)
+
+    def test_what_sends_the_load_is_built_for_its_own_target_alone(self) -> None:
+        prepare_tools("load", load_tools(self.modules), self.cache, self.prepared, 0)
+        self.assertEqual(len(self.commands), 1)
+        self.assertTrue(has_programs(self.prepared / "tools", ["vegeta"]))
+        self.assertFalse(has_programs(self.prepared / "tools", NAMES[:1]))
+        self.assertRegex(self.commands[0][self.commands[0].index("-ldflags") + 1], r"main\.Version=v12\.\d+\.\d+$")
 
     def test_a_module_of_prometheus_is_named_as_its_release(self) -> None:
         self.assertEqual(prometheus_release("v0.316.0"), "3.16.0")
