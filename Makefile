@@ -39,7 +39,7 @@ ARTIFACT = $(ARTIFACTS)/inference-gateway-$(VERSION)-$(IMAGE_ARCH)
 HELM ?= prepared/tools/helm
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick bench-overhead formats faults soak \
+.PHONY: help prepare prepare-tests build run fmt lint doc test cluster-test monitoring-test bench bench-quick bench-overhead formats faults soak load \
 	generate clean browser-test playground-image chart-test chat-fixtures openapi-test e2e image image-check chart-package sbom deny audit fuzz \
 	release-check release
 
@@ -116,6 +116,10 @@ faults: prepare-tests ## Run the tests that docs/reliability.md names, and print
 soak: build prepare-tests ## Swap two real models 500 times under load (SOAK_SWAPS=N for less; most of an hour)
 	SOAK_EXECUTABLE=$(CURDIR)/target/release/inference-gateway \
 	$(CARGO) test --locked --features failpoints --test integration soak:: -- --ignored --nocapture --test-threads=1
+
+load: prepare ## Show what is kept when it ends, clients leave, too many come (LOAD_SECONDS=120, LOAD_PARTS="drain overload"; 5 minutes)
+	@$(PYTHON) scripts/prepare.py load
+	PYTHONPATH=scripts $(PYTHON) -m load --model $(MODEL_PATH) --seconds $${LOAD_SECONDS:-120} $(LOAD_PARTS)
 
 bench-quick: prepare prepare-tests ## Measure one stream against the same loop written directly on ONNX Runtime
 	$(VENV_PYTHON) scripts/bench/compare.py --model $(MODEL_PATH)
