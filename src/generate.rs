@@ -11,6 +11,7 @@ mod begin;
 mod ending;
 mod error;
 mod format;
+mod preparing;
 mod prompt;
 mod several;
 mod times;

@@ -12,8 +12,8 @@ from pathlib import Path
 from load.targets import Target, vegeta_lines
 
 NO_TIMEOUT_SECONDS = 600.0
-# By which a busy machine may be late.
-LATE_SECONDS = 0.5
+# By which a busy machine may be late with targets that are sent once.
+LATE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,18 @@ class Pace:
     """In a closed loop."""
     timeout_seconds: float = NO_TIMEOUT_SECONDS
     """After which a client leaves."""
+    once: bool = False
+    """Whether each target is sent once and then no more; otherwise they come round until the time is over."""
 
     @classmethod
     def of_count(cls, count: int, rate: float, timeout_seconds: float = NO_TIMEOUT_SECONDS) -> "Pace":
-        """At least `count` requests. Some more, because vegeta sends none of those that are late at the end."""
-        return cls(count / rate + LATE_SECONDS, rate, timeout_seconds=timeout_seconds)
+        """Each of so many targets once, so many a second."""
+        return cls(count / rate + LATE_SECONDS, rate, timeout_seconds=timeout_seconds, once=True)
 
     @classmethod
     def at_once(cls, clients: int, timeout_seconds: float = NO_TIMEOUT_SECONDS) -> "Pace":
-        """A request of each client, now; another one only of those that have their answer within half a second."""
-        return cls(LATE_SECONDS, clients=clients, timeout_seconds=timeout_seconds)
+        """Each of so many targets once, now."""
+        return cls(LATE_SECONDS, clients=clients, timeout_seconds=timeout_seconds, once=True)
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class Attack:
             options = [f"-rate={round(1000 * pace.rate)}/1000s"]
         else:
             options = ["-rate=0", f"-workers={pace.clients}", f"-max-workers={pace.clients}"]
+        # Read one by one, targets come to an end.
+        options += ["-lazy"] if pace.once else []
         options += [
             f"-duration={pace.seconds:.3f}s",
             f"-timeout={pace.timeout_seconds}s",
@@ -107,7 +111,8 @@ class Attack:
             [self._vegeta.program, "encode", "-to=json", self._results], stdout=subprocess.PIPE, check=True
         )
         found = sorted((json.loads(line) for line in encoded.stdout.splitlines()), key=lambda one: one["seq"])
-        return [_result(one, self._targets[int(one["url"].partition("#")[2])]) for one in found]
+        # One without an address is vegeta's word for targets that have come to an end.
+        return [_result(one, self._targets[int(one["url"].partition("#")[2])]) for one in found if one["url"]]
 
     def __enter__(self) -> "Attack":
         return self

@@ -1,5 +1,6 @@
 """The end by SIGTERM while 64 streams run or wait: each ends whole. By SIGKILL they are torn, and that is seen."""
 
+import math
 import signal
 import time
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ from load.targets import in_both_dialects
 
 STREAMS = 64
 # Enough for all to be there before the first has ended.
-TOKENS = 128
+TOKENS = 64
 # The gateway's own default, which is what Kubernetes grants.
 GRACE_SECONDS = 30.0
+READINESS_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
 
 assert ROWS < STREAMS <= QUEUE, "some wait while others run"
@@ -29,7 +31,8 @@ class End:
     """Running and waiting when the signal was sent."""
     exit_code: int = 0
     seconds: float = 0.0
-    readiness: list[int | None] = field(default_factory=list)
+    readiness: list[tuple[float, int]] = field(default_factory=list)
+    """Seconds after the signal, and what `/readyz` said."""
     answers: list[Answer] = field(default_factory=list)
 
     @property
@@ -52,9 +55,12 @@ def measure(run: Run, marks: Marks) -> None:
     marks.mark(
         ended.seconds < GRACE_SECONDS, f"it ends within {GRACE_SECONDS:.0f} s", f"{ended.seconds:.1f} s"
     )
-    told = sorted({str(status) for status in ended.readiness})
+    told = [status for _, status in ended.readiness]
+    first = next((after for after, status in ended.readiness if status == 503), math.inf)
     marks.mark(
-        told == ["503"], "readiness is 503 meanwhile", f"{' '.join(told)} in {len(ended.readiness)} looks"
+        first < READINESS_SECONDS and set(told[told.index(503) :]) == {503},
+        f"readiness is 503 after at most {READINESS_SECONDS:.0f} s, and stays so",
+        f"after {1e3 * first:.0f} ms; 503 in {told.count(503)} of {len(told)} looks",
     )
 
     killed = _end(run, "kill", signal.SIGKILL)
@@ -78,13 +84,11 @@ def _end(run: Run, name: str, number: signal.Signals) -> End:
             end.before = _wait_for_all(gateway)
             gateway.signal(number)
             sent = time.monotonic()
-            # The answer to a look that began before the signal was taken says nothing.
-            time.sleep(0.1)
             while gateway.exit_code() is None and time.monotonic() < sent + PATIENCE_SECONDS:
                 status = gateway.ready_status()
                 # Nobody answers any more between the last answer and the end of the process.
-                end.readiness += [status] if status else []
-                time.sleep(0.1)
+                end.readiness += [(time.monotonic() - sent, status)] if status else []
+                time.sleep(0.05)
             end.exit_code, end.seconds = gateway.wait(), time.monotonic() - sent
             end.answers = [
                 read_answer(result.target, result.body, result.error) for result in attack.results()

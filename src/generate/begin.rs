@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::preparing::Preparing;
 use super::prompt::{self, Encoded};
 use super::times::Times;
 use super::{
@@ -28,7 +29,14 @@ pub async fn start(caller: &Caller, model: Pinned, inputs: Vec<Input>) -> Result
     check_numbers(&model, &inputs, lane)?;
     prompt::check_lengths(&model, &inputs)?;
     let inference = Arc::new(Inference::begin(asked(&model, &inputs), accepted));
+    let preparing = Preparing {
+        metrics: model.metrics.clone(),
+        generations: inputs.iter().map(|input| input.choices).sum(),
+        accepted,
+        trace_id: inference.sampled_trace(),
+    };
     let begun = begin(Arc::new(model), (caller, lane), &inputs, &inference, accepted).await;
+    preparing.over();
     begun.inspect_err(|refused| inference.refused(refused.error.label()))
 }
 

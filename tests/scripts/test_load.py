@@ -90,9 +90,10 @@ class TargetsTest(unittest.TestCase):
         self.assertEqual(bodies, [base64.b64decode(json.loads(line)["body"]) for line in
                                   vegeta_lines(targets, "127.0.0.1:1", seed="a").splitlines()])  # fmt: skip
 
-    def test_a_pace_by_count_lasts_for_some_more(self) -> None:
-        pace = Pace.of_count(64, rate=20)
-        self.assertTrue(64 < pace.seconds * pace.rate < 80)
+    def test_time_is_not_what_ends_targets_that_are_sent_once(self) -> None:
+        for pace in (Pace.of_count(64, rate=20), Pace.at_once(64)):
+            self.assertTrue(pace.once)
+            self.assertGreaterEqual(pace.seconds, 60)
 
 
 class ExpositionTest(unittest.TestCase):
