@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from bench.engines import free_port
-from bench.machine import resident_bytes
+from bench.machine import cpu_seconds, resident_bytes
 from load.exposition import Exposition
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +82,10 @@ class Gateway:
     def resident_bytes(self) -> int:
         """Its memory."""
         return resident_bytes(self._process.pid)
+
+    def cpu_seconds(self) -> float:
+        """What it has computed so far."""
+        return cpu_seconds(self._process.pid)
 
     def _get(self, path: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(self.ops_address, timeout=30)
