@@ -117,7 +117,7 @@ soak: build prepare-tests ## Swap two real models 500 times under load (SOAK_SWA
 	SOAK_EXECUTABLE=$(CURDIR)/target/release/inference-gateway \
 	$(CARGO) test --locked --features failpoints --test integration soak:: -- --ignored --nocapture --test-threads=1
 
-load: prepare ## Show what is kept when it ends, clients leave, too many come (LOAD_SECONDS=120, LOAD_PARTS="drain overload"; 5 minutes)
+load: prepare ## Show what is kept when it ends, clients leave, too many come (LOAD_SECONDS=120, LOAD_PARTS="drain overload"; 8 minutes)
 	@$(PYTHON) scripts/prepare.py load
 	PYTHONPATH=scripts $(PYTHON) -m load --model $(MODEL_PATH) --seconds $${LOAD_SECONDS:-120} $(LOAD_PARTS)
 

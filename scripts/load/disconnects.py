@@ -19,7 +19,7 @@ CLIENTS = 1000
 # A prompt that takes longer than its client waits.
 LONG_PROMPT_WORDS, BEFORE_FIRST_SECONDS = 800, 0.15
 # Far more tokens than are waited for.
-LONG_ANSWER_TOKENS, MID_STREAM_SECONDS = 800, 1.0
+LONG_ANSWER_TOKENS, MID_STREAM_SECONDS = 800, 1.5
 QUEUED_SECONDS, HOLD_ROWS_SECONDS = 0.3, 10.0
 BEFORE, MIDDLE, QUEUED = "before the first text", "in the middle of a stream", "in the queue"
 LEAST_OF_A_WAY = 0.25
@@ -90,7 +90,7 @@ def leave(run: Run, gateway: Gateway, name: str, clients: int) -> dict[str, list
     pace = Pace.of_count(third, 20, BEFORE_FIRST_SECONDS)
     left[BEFORE] = _attack(run, gateway, f"{name}-before", long_prompts, pace)
     long_answers = in_both_dialects(third, 16, [LONG_ANSWER_TOKENS])
-    pace = Pace.of_count(third, 12, MID_STREAM_SECONDS)
+    pace = Pace.of_count(third, 8, MID_STREAM_SECONDS)
     left[MIDDLE] = _attack(run, gateway, f"{name}-middle", long_answers, pace)
     holders = in_both_dialects(ROWS, 16, [LONG_ANSWER_TOKENS])
     pace = Pace.at_once(ROWS, HOLD_ROWS_SECONDS)
