@@ -40,7 +40,7 @@ def run(bed: Bed) -> None:
         authority = Authority(TARGET / "access", "access-ca")
         with report.step(f"{NAMESPACE}: helm upgrade --wait to TLS from a Secret"):
             cluster.apply(_certificate(bed, authority, "first"))
-            cluster.upgrade(NAMESPACE, NAME, _values({**_KEYS, "tls": {"secretName": "certificate"}}))
+            cluster.upgrade(NAMESPACE, NAME, _values({"auth": _KEYS["auth"], "tls": {"secretName": "certificate"}}))
         bed.test(NAMESPACE)
         _tls_changes(bed, authority)
         with report.step(f"{NAMESPACE}: helm uninstall"):
