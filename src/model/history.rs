@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::spec::ModelDocument;
 use super::{ModelName, Reason};
 
-/// Deaths of the process while it loads a revision, when nothing else has ever served: an eviction or a lack of memory may
-/// look like one.
+/// Deaths of the process while it loads or first serves a revision, where there is nothing better to go back to: an eviction, a
+/// lack of memory or the end of the node's power may look like one.
 const DEATHS_WITHOUT_ALTERNATIVE: u32 = 3;
 
 /// The folder of one gateway; held by a lock as long as the process lives.
@@ -59,6 +59,9 @@ struct Record {
     quarantined: Vec<Quarantined>,
     /// What was being done when the file was written.
     attempt: Option<Attempt>,
+    /// What processes have died of, which has neither failed nor proved itself since.
+    #[serde(default)]
+    suspect: Option<Attempt>,
 }
 
 /// A revision that has proved itself.
@@ -79,13 +82,16 @@ pub(super) struct Quarantined {
     pub(super) revision: String,
     pub(super) reason: Reason,
     pub(super) message: String,
+    /// Times that the process has died of it.
+    #[serde(default)]
+    deaths: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Attempt {
     revision: String,
     doing: Doing,
-    /// Times that the process has died of it.
+    /// Times that a process has died of it.
     deaths: u32,
 }
 
@@ -102,7 +108,7 @@ pub(super) enum Doing {
 const MOST_QUARANTINED: usize = 16;
 
 impl History {
-    /// Reads what is known of a model, and judges what the last process died of, if it was not ended in order.
+    /// Reads what is known of a model, and counts the end of the last process, if that was not in order.
     pub(super) fn open(folder: Option<&StateFolder>, model: &ModelName) -> Self {
         let name = model.as_str().replace('%', "%25").replace('/', "%2F");
         let path = folder.map(|folder| folder.path.join(format!("{name}.json")));
@@ -119,37 +125,72 @@ impl History {
             }
         });
         let mut history = Self { path, record: record.unwrap_or_default() };
-        history.judge_last_end();
+        history.count_death();
         history
     }
 
-    fn judge_last_end(&mut self) {
-        let Some(attempt) = &mut self.record.attempt else {
+    /// What comes of it is [judged](Self::judge) when it is known what is wanted.
+    fn count_death(&mut self) {
+        if let Some(attempt) = self.record.attempt.take() {
+            self.record.suspect = Some(Attempt { deaths: attempt.deaths + 1, ..attempt });
+            self.write();
+        }
+    }
+
+    /// Judges what processes have died of, now that it is known what is wanted.
+    ///
+    /// One death convicts where there is something better to go back to. There is nothing better than what the fleet has found
+    /// good: a node that loses its power kills many pods at once, and none of them would follow the fleet any more. So a
+    /// conviction from before that was known is taken back.
+    pub(super) fn judge(&mut self, wanted: &str, is_stable: bool) {
+        if is_stable {
+            self.reopen(wanted);
+        }
+        let Some(suspect) = self.record.suspect.clone() else {
             return;
         };
-        attempt.deaths += 1;
-        let attempt = attempt.clone();
-        let alternative =
-            self.record.stable.as_ref().is_some_and(|stable| stable.revision != attempt.revision);
-        let (convicted, message) = match attempt.doing {
-            Doing::Loading => (
-                alternative || attempt.deaths >= DEATHS_WITHOUT_ALTERNATIVE,
-                "the gateway died while it loaded this revision",
-            ),
-            Doing::Watching => (alternative, "the gateway died while this revision was being watched"),
-        };
-        if convicted {
-            let message = format!("{message} ({} times)", attempt.deaths);
-            self.quarantine(&attempt.revision, Reason::LoadCrashed, &message);
+        let proved = self.record.stable.as_ref().filter(|stable| stable.document.is_some());
+        let has_better = !is_stable && proved.is_some_and(|stable| stable.revision != suspect.revision);
+        let at_once = has_better && suspect.revision == wanted;
+        if at_once || suspect.deaths >= DEATHS_WITHOUT_ALTERNATIVE {
+            let doing = match suspect.doing {
+                Doing::Loading => "while it loaded this revision",
+                Doing::Watching => "while this revision was being watched",
+            };
+            let message = format!("the gateway died {doing} ({} times)", suspect.deaths);
+            self.convict(&suspect.revision, Reason::LoadCrashed, &message, suspect.deaths);
         }
-        self.record.attempt = Some(attempt).filter(|_| !convicted);
+    }
+
+    /// Takes back the conviction of a revision by too few deaths; they still count.
+    fn reopen(&mut self, revision: &str) {
+        let too_few = |failed: &Quarantined| {
+            failed.revision == revision
+                && failed.reason == Reason::LoadCrashed
+                && failed.deaths < DEATHS_WITHOUT_ALTERNATIVE
+        };
+        let Some(at) = self.record.quarantined.iter().position(too_few) else {
+            return;
+        };
+        let Quarantined { revision, deaths, .. } = self.record.quarantined.remove(at);
+        tracing::warn!(
+            revision,
+            deaths,
+            "the fleet has found a revision good that was given up here: trying it again"
+        );
+        self.record.suspect = Some(Attempt { revision, doing: Doing::Watching, deaths });
         self.write();
     }
 
-    /// Notes that a dangerous step begins.
+    /// Whether a process has died of a revision that has neither failed nor proved itself since.
+    pub(super) fn is_suspect(&self, revision: &str) -> bool {
+        self.record.suspect.as_ref().is_some_and(|suspect| suspect.revision == revision)
+    }
+
+    /// Notes that a dangerous step begins. What an earlier revision was suspected of is over then.
     pub(super) fn begin(&mut self, revision: &str, doing: Doing) {
-        let deaths = self.record.attempt.as_ref().filter(|attempt| attempt.revision == revision);
-        let deaths = deaths.map_or(0, |attempt| attempt.deaths);
+        self.record.suspect = self.record.suspect.take().filter(|suspect| suspect.revision == revision);
+        let deaths = self.record.suspect.as_ref().map_or(0, |suspect| suspect.deaths);
         self.record.attempt = Some(Attempt { revision: revision.to_owned(), doing, deaths });
         self.write();
     }
@@ -168,9 +209,15 @@ impl History {
         }
     }
 
+    /// Notes that the process ends of what it does now, although in order: nothing is written any more.
+    pub(super) fn die(&mut self) {
+        self.path = None;
+    }
+
     /// Notes a revision that has proved itself.
     pub(super) fn set_stable(&mut self, stable: Stable) {
         self.record.attempt = None;
+        self.record.suspect = None;
         self.record.quarantined.retain(|failed| failed.revision != stable.revision);
         self.record.stable = Some(stable);
         self.write();
@@ -183,9 +230,14 @@ impl History {
 
     /// Notes a revision that is not tried again.
     pub(super) fn quarantine(&mut self, revision: &str, reason: Reason, message: &str) {
+        self.convict(revision, reason, message, 0);
+    }
+
+    fn convict(&mut self, revision: &str, reason: Reason, message: &str, deaths: u32) {
         self.record.attempt = None;
-        self.record.quarantined.retain(|failed| failed.revision != revision);
-        let failed = Quarantined { revision: revision.to_owned(), reason, message: message.to_owned() };
+        self.forget(revision);
+        let failed =
+            Quarantined { revision: revision.to_owned(), reason, message: message.to_owned(), deaths };
         self.record.quarantined.push(failed);
         let surplus = self.record.quarantined.len().saturating_sub(MOST_QUARANTINED);
         self.record.quarantined.drain(..surplus);
@@ -199,8 +251,15 @@ impl History {
 
     /// Lets a revision be tried again.
     pub(super) fn forgive(&mut self, revision: &str) {
-        self.record.quarantined.retain(|failed| failed.revision != revision);
+        self.forget(revision);
         self.write();
+    }
+
+    fn forget(&mut self, revision: &str) {
+        self.record.quarantined.retain(|failed| failed.revision != revision);
+        if self.is_suspect(revision) {
+            self.record.suspect = None;
+        }
     }
 
     fn write(&self) {
@@ -213,6 +272,7 @@ impl History {
             stable: self.record.stable.clone(),
             quarantined: self.record.quarantined.iter().filter(lasting).cloned().collect(),
             attempt: self.record.attempt.clone(),
+            suspect: self.record.suspect.clone(),
         };
         let staged = path.with_extension("json.new");
         let bytes = serde_json::to_vec(&lasting).expect("a record has string keys only");
@@ -237,107 +297,4 @@ impl Drop for History {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    struct Disk(tempfile::TempDir);
-
-    impl Disk {
-        fn open(&self) -> History {
-            let folder = StateFolder::open(self.0.path().to_owned()).unwrap();
-            History::open(Some(&folder), &"a/b".parse().unwrap())
-        }
-
-        /// Opens after a process that ended without a chance to write.
-        fn open_after_death(&self, history: History) -> History {
-            std::mem::forget(history);
-            self.open()
-        }
-    }
-
-    fn good() -> Stable {
-        Stable { revision: "good".to_owned(), document: None, digest: None, memory_bytes: 1 }
-    }
-
-    fn disk() -> Disk {
-        Disk(tempfile::tempdir().unwrap())
-    }
-
-    #[test]
-    fn a_revision_that_kills_the_process_is_not_tried_again_when_another_has_proved_itself() {
-        let disk = disk();
-        let mut history = disk.open();
-        history.set_stable(good());
-        history.begin("bad", Doing::Loading);
-        let history = disk.open_after_death(history);
-        assert_eq!(history.quarantined("bad").unwrap().reason, Reason::LoadCrashed);
-        assert_eq!(history.stable().unwrap().revision, "good");
-        drop(history);
-        assert!(disk.open().quarantined("bad").is_some(), "that lasts");
-        let mut history = disk.open();
-        history.forgive("bad");
-        drop(history);
-        assert!(disk.open().quarantined("bad").is_none(), "until it is forgiven");
-    }
-
-    #[test]
-    fn without_an_alternative_one_death_is_no_proof() {
-        let disk = disk();
-        let mut history = disk.open();
-        for death in 1..=DEATHS_WITHOUT_ALTERNATIVE {
-            assert!(history.quarantined("only").is_none(), "after {} deaths", death - 1);
-            history.begin("only", Doing::Loading);
-            history = disk.open_after_death(history);
-        }
-        assert!(history.quarantined("only").unwrap().message.contains("3 times"));
-    }
-
-    #[test]
-    fn an_end_in_order_is_no_death() {
-        let disk = disk();
-        let mut history = disk.open();
-        history.set_stable(good());
-        history.begin("new", Doing::Watching);
-        drop(history);
-        assert!(disk.open().quarantined("new").is_none());
-    }
-
-    #[test]
-    fn the_stable_revision_is_not_convicted_by_its_own_watch() {
-        let disk = disk();
-        let mut history = disk.open();
-        history.set_stable(good());
-        history.begin("good", Doing::Watching);
-        assert!(disk.open_after_death(history).quarantined("good").is_none());
-    }
-
-    #[test]
-    fn what_failed_in_a_trial_is_tried_again_by_the_next_process() {
-        let disk = disk();
-        let mut history = disk.open();
-        history.quarantine("typo", Reason::SourceNotFound, "no such folder");
-        assert!(history.quarantined("typo").is_some());
-        drop(history);
-        assert!(disk.open().quarantined("typo").is_none());
-    }
-
-    #[test]
-    fn one_gateway_has_the_folder() {
-        let disk = disk();
-        let first = StateFolder::open(disk.0.path().to_owned());
-        assert!(first.is_some() && StateFolder::open(disk.0.path().to_owned()).is_none());
-        drop(first);
-        assert!(StateFolder::open(disk.0.path().to_owned()).is_some());
-    }
-
-    #[test]
-    fn a_broken_file_or_folder_costs_only_the_memory() {
-        let disk = disk();
-        fs::write(disk.0.path().join("a%2Fb.json"), b"{").unwrap();
-        assert!(disk.open().stable().is_none());
-        assert!(StateFolder::open(PathBuf::from("/proc/nothing")).is_none());
-        let mut history = History::open(None, &"a".parse().unwrap());
-        history.set_stable(good());
-        assert_eq!(history.stable().unwrap().revision, "good");
-    }
-}
+mod tests;

@@ -167,6 +167,7 @@ impl Keeper {
             self.next_attempt = None;
             self.forgive_ahead(target);
         }
+        self.history.judge(&target.revision, target.is_stable);
         if self.wanted != target.revision {
             // The pause is that of another revision.
             self.wanted.clone_from(&target.revision);
@@ -249,6 +250,10 @@ impl Keeper {
         let Some(model) = &serving.model else {
             return Window::Closed;
         };
+        if self.previous.is_none() {
+            // There is nothing here to go back to: only the deaths of the process count.
+            return if now >= until { Window::Passed } else { Window::Open };
+        }
         if !*model.engine.alive().borrow() {
             return Window::Failed("its engine has died".to_owned());
         }
@@ -291,7 +296,8 @@ impl Keeper {
             () = self.slot.demanded.notified() => self.demanded = self.unloaded.is_some(),
             () = self.slot.asked_to_sleep.notified() => self.asked_to_sleep = true,
             () = died => {
-                if self.watched_until.is_none() {
+                if self.watched_until.is_none() || self.previous.is_none() {
+                    self.history.die();
                     return Err(EngineDied { model: self.slot.key.clone() });
                 }
             }

@@ -87,6 +87,8 @@ pub struct Target {
     pub paused: bool,
     /// What is to become of it.
     pub purpose: Purpose,
+    /// Whether the fleet has found it good: what this process served before is no better.
+    pub is_stable: bool,
     /// For how long the process is not ready before what serves makes room for it; `None` where nobody else would answer.
     pub leave: Option<Duration>,
     /// A revision that is brought here and tried while this one serves.
@@ -194,6 +196,7 @@ impl Target {
             rollout: rollout.clone(),
             paused: *paused,
             purpose: Purpose::Needed,
+            is_stable: false,
             leave: None,
             ahead: None,
             document: None,
@@ -242,6 +245,7 @@ impl Target {
             rollout: RolloutSpec::default(),
             paused: false,
             purpose: Purpose::Needed,
+            is_stable: false,
             leave: None,
             ahead: None,
             document: None,

@@ -40,6 +40,7 @@ mod older_definitions;
 mod plane;
 mod pods;
 mod ports;
+mod power;
 mod processes;
 mod program;
 mod proxied;

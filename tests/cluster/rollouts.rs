@@ -158,7 +158,7 @@ async fn a_revision_that_does_badly_in_the_canary_goes_back_by_itself() {
     assert_eq!(traffic.stop().await.verdict(), Ok(()));
 }
 
-async fn went_back(fleet: &Fleet, stable: &str, reason: &str) {
+pub(crate) async fn went_back(fleet: &Fleet, stable: &str, reason: &str) {
     let failed = fleet.wait("chat", "back", |status| condition(status, "Stalled") != "-").await;
     println!("{reason}\n{}", fleet.table().await);
     assert_eq!(

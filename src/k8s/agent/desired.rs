@@ -51,6 +51,9 @@ struct Remembered {
     ahead: Option<String>,
     /// Whether the fleet has a revision that has proved itself.
     has_stable: bool,
+    /// That revision.
+    #[serde(default)]
+    stable: Option<String>,
     /// Whether a controller has assigned it.
     assigned: bool,
     /// Whether other pods serve it while this one swaps.
@@ -108,7 +111,8 @@ impl Memory {
         let written = std::fs::create_dir_all(folder)
             .and_then(|()| std::fs::write(&staged, bytes))
             .and_then(|()| std::fs::File::open(&staged)?.sync_all())
-            .and_then(|()| std::fs::rename(&staged, path));
+            .and_then(|()| std::fs::rename(&staged, path))
+            .and_then(|()| std::fs::File::open(folder)?.sync_all());
         if let Err(error) = written {
             tracing::warn!(path = %path.display(), %error, "failed to keep what is known of the cluster: a start without it has nothing to begin with");
         }
@@ -274,6 +278,7 @@ fn remembered(before: Option<&Remembered>, model: &ModelObject, assigned: bool) 
         serve: kept.and_then(|kept| kept.serve.clone()),
         ahead: None,
         has_stable: false,
+        stable: None,
         assigned: false,
         may_unload: false,
         retry: None,
@@ -312,7 +317,10 @@ impl Remembered {
         });
         let status = model.status.as_ref();
         let (target, stable) = (status.and_then(|s| s.target.clone()), status.and_then(|s| s.stable.clone()));
-        self.has_stable = stable.is_some() || (status.is_none() && self.has_stable);
+        if status.is_some() {
+            self.has_stable = stable.is_some();
+            self.stable = stable.as_ref().map(|stable| stable.revision.clone());
+        }
         // What the status has may be pinned to a digest: it counts.
         for slot in [spec, target, stable].into_iter().flatten() {
             let known = self.slots.iter().position(|known| known.revision == slot.revision);
@@ -419,6 +427,7 @@ impl Remembered {
         let mut target = Target::from_document(&document, defaults).map_err(|error| error.to_string())?;
         target.revision.clone_from(&slot.revision);
         target.purpose = purpose;
+        target.is_stable = self.stable.as_ref() == Some(&slot.revision);
         target.leave = self.may_unload.then_some(defaults.endpoints_delay);
         if let Some(digest) = &slot.digest {
             target.digest = Some(digest.parse().map_err(|error| format!("the pinned digest: {error}"))?);
@@ -428,10 +437,10 @@ impl Remembered {
 
     /// Whether the same is to be served, prepared and allowed.
     fn is_as(&self, other: &Self) -> bool {
-        let Self { uid, spec, slots, serve, ahead, has_stable, may_unload, .. } = self;
+        let Self { uid, spec, slots, serve, ahead, has_stable, stable, may_unload, .. } = self;
         (uid, spec, slots, serve, ahead)
             == (&other.uid, &other.spec, &other.slots, &other.serve, &other.ahead)
-            && (has_stable, may_unload) == (&other.has_stable, &other.may_unload)
+            && (has_stable, stable, may_unload) == (&other.has_stable, &other.stable, &other.may_unload)
     }
 }
 

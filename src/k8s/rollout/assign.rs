@@ -43,6 +43,13 @@ pub(super) fn actions(status: &ModelStatus, scene: &Scene) -> Vec<Action> {
                 None => {
                     body.prefetch_revision =
                         body.prefetch_revision.filter(|one| Some(one) == body.revision.as_ref());
+                    // One that has given up what all others serve tries it again when somebody asks for it.
+                    let stable = stable.as_deref().filter(|_| scene.model.retry.is_some());
+                    if stable
+                        .is_some_and(|stable| replica.is_some_and(|replica| replica.has_given_up(stable)))
+                    {
+                        body.retry = Some(scene.model.attempt());
+                    }
                 }
             }
         }

@@ -1,16 +1,18 @@
-//! Thousands of random schedules against a simulated fleet: pods that fail, restart, come and go; specs that change; leaders
+//! Thousands of random schedules against a simulated fleet: pods that fail, restart, die, come and go; specs that change; leaders
 //! that die between two writes, and stale ones that write late. The promises of the plan are checked after every step.
 
+mod pods;
 mod promises;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pods::{JUDGE, Judge, Pod};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use super::tests::{at, model, wanted};
 use super::*;
-use crate::k8s::crd::{ReplicaPhase, ReplicaStatus};
+use crate::k8s::crd::ReplicaStatus;
 
 const REVISIONS: [&str; 3] = ["a", "b", "c"];
 const MOST_PODS: usize = 4;
@@ -49,6 +51,10 @@ enum Step {
     RemovePod(usize),
     Ready(usize, bool),
     Restart(usize),
+    /// The process of a pod is killed.
+    Die(usize),
+    /// All of them are.
+    PowerCut,
     Recreate,
     Mend,
 }
@@ -68,7 +74,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::AddPod),
         1 => pod.clone().prop_map(Step::RemovePod),
         1 => (pod.clone(), any::<bool>()).prop_map(|(pod, ready)| Step::Ready(pod, ready)),
-        1 => pod.prop_map(Step::Restart),
+        1 => pod.clone().prop_map(Step::Restart),
+        1 => pod.prop_map(Step::Die),
+        1 => Just(Step::PowerCut),
         1 => Just(Step::Recreate),
         1 => Just(Step::Mend),
     ]
@@ -93,19 +101,6 @@ impl Action {
     }
 }
 
-/// A pod as it is, whatever is known of it.
-#[derive(Debug, Clone, Default)]
-struct Pod {
-    number: usize,
-    ready: bool,
-    heard: ReplicaBody,
-    serving: Option<(String, i64)>,
-    prepared: BTreeSet<String>,
-    /// Revisions that have failed here, why, and in which attempt.
-    failed: BTreeMap<String, (&'static str, Option<String>)>,
-    passing: Option<String>,
-}
-
 #[derive(Debug, Clone)]
 struct Stored {
     view: ReplicaView,
@@ -116,6 +111,9 @@ type Planner = fn(&ModelView, &[ReplicaView], &[PodView], Timestamp) -> Plan;
 
 struct World {
     planner: Planner,
+    judge: Judge,
+    /// Revisions that some pod has convicted, rightly or not.
+    convicted: BTreeSet<String>,
     model: ModelView,
     model_version: u64,
     replicas: BTreeMap<String, Stored>,
@@ -128,9 +126,11 @@ struct World {
 }
 
 impl World {
-    fn new(planner: Planner, pods: usize, faults: &[Fault]) -> Self {
+    fn new((planner, judge): (Planner, Judge), pods: usize, faults: &[Fault]) -> Self {
         let mut world = Self {
             planner,
+            judge,
+            convicted: BTreeSet::new(),
             model: model("a"),
             model_version: 0,
             replicas: BTreeMap::new(),
@@ -212,10 +212,15 @@ impl World {
             }
             Step::Restart(index) => {
                 if let Some(pod) = self.name(*index).and_then(|name| self.pods.get_mut(&name)) {
-                    let Pod { number, failed, .. } = std::mem::take(pod);
-                    *pod = Pod { number, failed, ready: true, ..Pod::default() };
+                    pod.restart();
                 }
             }
+            Step::Die(index) => {
+                if let Some(pod) = self.name(*index).and_then(|name| self.pods.get_mut(&name)) {
+                    pod.die(self.now);
+                }
+            }
+            Step::PowerCut => self.pods.values_mut().for_each(|pod| pod.die(self.now)),
             Step::Recreate => {
                 let revision = self.model.wanted.as_ref().map(|wanted| wanted.slot.revision.clone()).unwrap();
                 self.model.uid.push('+');
@@ -232,85 +237,6 @@ impl World {
             }
         }
         Ok(())
-    }
-
-    /// A pod does what its replica says.
-    fn obey(&mut self, index: usize) {
-        let Some(name) = self.name(index) else { return };
-        let Some(stored) = self.replicas.get(&name) else { return };
-        let body = stored.view.body.clone();
-        let pod = self.pods.get_mut(&name).unwrap();
-        let again = body.retry != pod.heard.retry;
-        if again {
-            pod.failed.retain(|revision, _| {
-                Some(revision) != body.prefetch_revision.as_ref() && Some(revision) != body.revision.as_ref()
-            });
-        }
-        pod.passing = None;
-        let fault = |revision: &String| self.faults.get(revision.as_str()).copied().unwrap_or(Fault::None);
-        for revision in [&body.prefetch_revision, &body.revision].into_iter().flatten() {
-            let attempt = body.retry.clone();
-            if pod.failed.contains_key(revision) {
-                continue;
-            }
-            match fault(revision) {
-                Fault::Prepare => drop(pod.failed.insert(revision.clone(), ("DigestMismatch", attempt))),
-                Fault::Passing => pod.passing = Some(revision.clone()),
-                Fault::None | Fault::Load(_) | Fault::Soak(_) => drop(pod.prepared.insert(revision.clone())),
-            }
-        }
-        if let Some(revision) = body.revision.clone().filter(|revision| !pod.failed.contains_key(revision)) {
-            let serves = pod.serving.as_ref().is_some_and(|(serving, _)| *serving == revision);
-            match fault(&revision) {
-                Fault::Load(number) if number == pod.number && !serves => {
-                    drop(pod.failed.insert(revision, ("LoadCrashed", body.retry.clone())));
-                }
-                Fault::Soak(number) if number == pod.number && serves => {
-                    // It goes back by itself to what it served before, if it knows.
-                    drop(pod.failed.insert(revision, ("SoakErrors", body.retry.clone())));
-                    pod.serving = None;
-                }
-                Fault::Passing if !serves => {}
-                _ if serves => {}
-                _ => pod.serving = Some((revision, self.now)),
-            }
-        }
-        pod.heard = body;
-    }
-
-    fn tell(&mut self, index: usize) {
-        let Some(name) = self.name(index) else { return };
-        let pod = &self.pods[&name];
-        let Some(stored) =
-            self.replicas.get_mut(&name).filter(|stored| stored.view.body.model_uid == pod.heard.model_uid)
-        else {
-            return;
-        };
-        let mut prepared: Vec<String> = pod.prepared.iter().cloned().collect();
-        prepared.extend(pod.serving.iter().map(|(revision, _)| revision.clone()));
-        let mut status = ReplicaStatus {
-            observed_epoch: pod.heard.epoch,
-            serving_revision: pod.serving.as_ref().map(|(revision, _)| revision.clone()),
-            watched_seconds: pod.serving.as_ref().filter(|(_, since)| self.now >= since + 10).map(|_| 10),
-            prepared_revisions: prepared,
-            phase: ReplicaPhase::Ready,
-            ..ReplicaStatus::default()
-        };
-        let asked = [&pod.heard.revision, &pod.heard.prefetch_revision];
-        for revision in asked.into_iter().flatten() {
-            if let Some((reason, _)) = pod.failed.get(revision) {
-                status.phase = ReplicaPhase::Failed;
-                (status.phase_revision, status.reason) = (Some(revision.clone()), Some((*reason).to_owned()));
-                break;
-            } else if pod.passing.as_ref() == Some(revision) {
-                status.phase = ReplicaPhase::Downloading;
-                status.phase_revision = Some(revision.clone());
-                status.reason = Some("SourceUnreachable".to_owned());
-                break;
-            }
-        }
-        stored.view.status = status;
-        stored.version += 1;
     }
 
     fn plan(&self) -> Plan {
@@ -403,26 +329,31 @@ impl World {
     }
 }
 
-fn run(planner: Planner, cases: u32) -> Result<(), String> {
-    let schedule =
-        (1..MOST_PODS, proptest::collection::vec(fault(), 3), proptest::collection::vec(step(), 1..50));
+fn run(planner: Planner, judge: Judge, cases: u32) -> Result<(), String> {
+    let faults = proptest::collection::vec(fault(), 3);
+    let schedule = (1..MOST_PODS, faults, proptest::collection::vec(step(), 1..50), any::<bool>());
     let config = Config { cases, failure_persistence: None, max_shrink_iters: 2000, ..Config::default() };
     // The same schedules every time: a change is judged by what it changes. Another number tries others.
     let random = TestRng::from_seed(RngAlgorithm::ChaCha, &[SEED; 32]);
     TestRunner::new_with_rng(config, random)
-        .run(&schedule, |(pods, faults, steps)| {
-            let mut world = World::new(planner, pods, &faults);
+        .run(&schedule, |(pods, faults, steps, power_is_cut)| {
+            let mut world = World::new((planner, judge), pods, &faults);
             for step in &steps {
                 world.run(step).map_err(TestCaseError::fail)?;
             }
-            world.converge().map_err(TestCaseError::fail)
+            world.converge().map_err(TestCaseError::fail)?;
+            if power_is_cut {
+                world.run(&Step::PowerCut).map_err(TestCaseError::fail)?;
+                world.converge().map_err(TestCaseError::fail)?;
+            }
+            Ok(())
         })
         .map_err(|error| error.to_string())
 }
 
 #[test]
 fn ten_thousand_schedules_break_no_promise() {
-    run(plan, 10_000).unwrap_or_else(|error| panic!("{error}"));
+    run(plan, JUDGE, 10_000).unwrap_or_else(|error| panic!("{error}"));
 }
 
 /// Each is caught: a check that never fails proves nothing.
@@ -474,7 +405,13 @@ fn broken_planners_are_caught() {
         ("hasty", hasty, "I5"),
         ("stubborn", stubborn, "I"),
     ] {
-        let caught = run(planner, 2000).expect_err(name);
+        let caught = run(planner, JUDGE, 2000).expect_err(name);
         assert!(caught.contains(promise), "{name}: {caught}");
     }
+}
+
+#[test]
+fn pods_that_convict_what_the_fleet_has_found_good_are_caught() {
+    let caught = run(plan, |_, stable| stable.is_some(), 2000).unwrap_err();
+    assert!(caught.contains("I3"), "{caught}");
 }

@@ -271,6 +271,24 @@ fn a_revision_that_fails_in_the_second_pod_goes_out_of_the_first() {
 }
 
 #[test]
+fn a_pod_that_has_given_up_the_stable_revision_tries_it_again_when_somebody_asks() {
+    let mut fleet = Fleet::new(2, "a");
+    fleet.settle();
+    fleet.fail(1, "a", "LoadCrashed", Some("before"));
+    assert!(fleet.plan(), "it is told");
+    assert_eq!(fleet.phase(), Phase::RollingBack);
+    assert!(!fleet.plan(), "nobody has asked");
+    fleet.model.retry = Some("please".to_owned());
+    fleet.plan();
+    let retries: Vec<_> = fleet.replicas.iter().map(|replica| replica.body.retry.as_deref()).collect();
+    assert_eq!(retries, [Some("1"), Some("1/please")]);
+    assert!(!fleet.plan(), "once");
+    fleet.obey();
+    fleet.settle();
+    assert_eq!((fleet.assigned(), fleet.phase()), (vec![Some("a"); 2], Phase::Idle));
+}
+
+#[test]
 fn a_failure_that_may_pass_is_waited_for_until_the_deadline() {
     let mut fleet = Fleet::new(2, "a");
     fleet.settle();

@@ -175,6 +175,11 @@ impl ReplicaView {
         self.status.phase == ReplicaPhase::Failed
     }
 
+    /// Whether the pod is to serve a revision and does not try to any more.
+    pub(super) fn has_given_up(&self, revision: &str) -> bool {
+        self.is_assigned(revision) && self.has_failed() && self.failure_of(revision, None).is_some()
+    }
+
     /// Whether the pod is assigned, or still serves, something else than `revision`.
     pub(super) fn is_elsewhere(&self, revision: Option<&str>) -> bool {
         let other = |one: &Option<String>| one.is_some() && one.as_deref() != revision;

@@ -9,7 +9,7 @@ use crate::model::ModelState;
 use crate::model::history::{Doing, Stable};
 
 impl Keeper {
-    /// Moves the pointer, and begins to watch if there is something to go back to.
+    /// Moves the pointer, and begins to watch if there is something to go back to: here, or for the next process.
     pub(super) fn swap(&mut self, new: Revision, started: Instant) {
         let (target, key) = (Arc::clone(&new.target), self.slot.key.as_str());
         let kind = match (&self.serving, &self.previous, &self.unloaded) {
@@ -32,7 +32,9 @@ impl Keeper {
         // What was taken out to make room has been put there before.
         self.previous = before.or_else(|| self.previous.take());
         let window = Duration::from_secs(target.rollout.watch.window_seconds.into());
-        if kind == SwapKind::Update && !window.is_zero() {
+        let suspect = self.history.is_suspect(&target.revision) && self.fallback().is_some();
+        let watched = kind == SwapKind::Update || (suspect && self.previous.is_none());
+        if watched && !window.is_zero() {
             self.history.begin(&target.revision, Doing::Watching);
             self.watched_until = Some(Instant::now() + window);
         } else {

@@ -108,6 +108,26 @@ fn an_assignment_comes_before_what_the_object_says() {
 }
 
 #[test]
+fn a_process_knows_which_revision_the_fleet_has_found_good_also_after_a_restart() {
+    let mut pod = Pod::new();
+    let found_good = |pod: &Pod| {
+        let all = pod.memory.desired(&defaults());
+        let target = all.values().next().unwrap();
+        (target.is_stable, target.ahead.as_ref().is_some_and(|ahead| ahead.is_stable))
+    };
+    pod.learn(0, &[model("new", Some("old"))], &assigned(Some("old"), Some("new")));
+    assert_eq!(found_good(&pod), (true, false));
+    pod.learn(1, &[model("new", Some("old"))], &assigned(Some("new"), None));
+    assert_eq!(found_good(&pod), (false, false));
+    assert!(pod.learn(2, &[model("new", Some("new"))], &assigned(Some("new"), None)).changed);
+    assert_eq!(found_good(&pod), (true, false));
+    let folder = tempfile::tempdir().unwrap();
+    pod.memory.write(&folder.path().join("state"));
+    pod.memory = Memory::read(&folder.path().join("state"));
+    assert_eq!(found_good(&pod), (true, false));
+}
+
+#[test]
 fn a_first_revision_is_prepared_before_it_serves() {
     let mut pod = Pod::new();
     pod.learn(0, &[model("new", None)], &assigned(None, Some("new")));

@@ -85,7 +85,7 @@ impl World {
         let all_serve = |revision: &str| {
             self.pods.values().all(|pod| pod.serving.as_ref().is_some_and(|(serving, _)| serving == revision))
         };
-        let harmless = self.faults[wanted.as_str()] == Fault::None;
+        let harmless = self.faults[wanted.as_str()] == Fault::None && !self.convicted.contains(&wanted);
         match self.model.status.stable_revision() {
             _ if self.pods.is_empty() => Ok(()),
             Some(stable) if stable == wanted && all_serve(&wanted) => Ok(()),
@@ -102,7 +102,7 @@ impl World {
     fn all_serve_or_cannot(&self, stable: &str) -> bool {
         self.pods.values().all(|pod| {
             pod.serving.as_ref().is_some_and(|(serving, _)| serving == stable)
-                || pod.failed.contains_key(stable)
+                || pod.failed.contains_key(stable) && !pod.convicted.contains(stable)
                 || self.faults[stable] != Fault::None
         })
     }
