@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
         "parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; all of them by default"
     )
     parser.add_argument(
-        "--image", type=Path, help="an archive of the gateway's image, in place of building it"
+        "--image", type=lambda path: Path(path).resolve(), help="an archive of the gateway's image, in place of building it"
     )
     parsed = parser.parse_args()
     if parsed.parts == ["list"]:
