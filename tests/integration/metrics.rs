@@ -145,6 +145,10 @@ async fn latencies_name_the_last_sampled_request_to_those_who_ask_for_it() {
 async fn endpoint_pickers_find_their_families_where_that_is_set() {
     let gateway = Gateway::serving(&tiny("llama"), &["--picker-metrics=true"]).await;
     gateway.infer(&json!({"text": "Hello", "max_tokens": 3})).await;
+    // A row is free a moment after its answer.
+    for gauge in ["vllm:num_requests_running", "vllm:kv_cache_usage_perc"] {
+        gateway.wait_sample(gauge, 0.0).await;
+    }
     let text = gateway.get("/metrics").await.text().await.unwrap();
     let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("vllm:")).collect();
     assert_eq!(
