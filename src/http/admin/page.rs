@@ -5,13 +5,13 @@ use std::fmt::Write;
 use super::view::{FailureView, LoadedView, ModelView, View};
 
 const HEAD: &str = "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
-    <meta name=\"viewport\" content=\"width=device-width\">\n<title>Inference Gateway</title>\n<style>\
+    <meta name=\"viewport\" content=\"width=device-width\">\n<link rel=\"icon\" href=\"data:,\">\n<title>Inference Gateway</title>\n<style>\
     body{font:15px/1.5 system-ui,sans-serif;margin:2rem;color:#222;background:#fff}\
     table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.4rem .8rem;\
     border-bottom:1px solid #ddd}code{font-size:90%}.ready{color:#07640a}.failed{color:#a40000}.wrong{color:#a40000}\
-    </style>\n<h1>Inference Gateway</h1>\n\
+    </style>\n<header>\n<h1>Inference Gateway</h1>\n\
     <p><label><input type=\"checkbox\" id=\"follow\" checked> Fresh every 3 seconds</label> <span id=\"trouble\" \
-    class=\"wrong\" role=\"status\"></span>\n";
+    class=\"wrong\" role=\"status\"></span>\n</header>\n";
 /// Puts the next state in place of this one, for those who have not asked to be left alone: a page that begins anew by itself
 /// takes the place and the selection of whoever reads it.
 const FOLLOW: &str = "<script>\n\
