@@ -8,7 +8,8 @@
 //!
 //! From: OpenMetrics 1.0.0, <https://github.com/prometheus/OpenMetrics/blob/v1.0.0/specification/OpenMetrics.md>.
 
-use std::fmt::{self, Write};
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::time::UNIX_EPOCH;
 
 use prometheus::TextEncoder;
@@ -19,6 +20,11 @@ use crate::metrics::{Exemplar, Exemplars};
 
 /// Units in names: only what a family name ends with may be declared as its unit.
 const UNITS: [&str; 4] = ["seconds", "bytes", "tokens", "ratio"];
+
+/// What is laid out for an answer; it grows if that is not enough.
+const ANSWER_BYTES: usize = 64 << 10;
+/// 2⁵³: to here a number with 64 bits tells integers apart.
+const MOST_EXACT: f64 = 9_007_199_254_740_992.0;
 
 /// Metrics that cannot be written.
 #[derive(Debug, Error)]
@@ -121,7 +127,6 @@ impl<'accept> Range<'accept> {
 /// # Errors
 /// [`OpenMetricsError::Kind`] for summaries and untyped metrics, [`OpenMetricsError::Prometheus`] for families without
 /// name or metrics; a registry gathers neither when only counters, gauges and histograms are declared.
-#[expect(clippy::missing_panics_doc, reason = "writing to a String cannot fail")]
 pub fn encode(
     families: &[MetricFamily],
     exemplars: &Exemplars,
@@ -134,7 +139,13 @@ pub fn encode(
         }
         Format::OpenMetrics { exemplars: wanted } => {
             let exemplars = wanted.then_some(exemplars);
-            Ok(write(families, &kinds, exemplars).expect("a String takes any text"))
+            let mut writer =
+                Writer { out: String::with_capacity(ANSWER_BYTES), exemplars, bounds: HashMap::new() };
+            for (family, kind) in families.iter().zip(kinds) {
+                writer.family(family, kind);
+            }
+            writer.out.push_str("# EOF\n");
+            Ok(writer.out)
         }
     }
 }
@@ -168,101 +179,124 @@ impl Kind {
     }
 }
 
-fn write(
-    families: &[MetricFamily],
-    kinds: &[Kind],
-    exemplars: Option<&Exemplars>,
-) -> Result<String, fmt::Error> {
-    // A gateway with one model tells some 35 KB.
-    let mut out = String::with_capacity(64 << 10);
-    for (family, kind) in families.iter().zip(kinds) {
-        write_family(family, *kind, exemplars, &mut out)?;
-    }
-    out.push_str("# EOF\n");
-    Ok(out)
+/// The answer as far as it is written. A gateway with one model tells some 35 KB, and endpoint pickers ask twenty times a
+/// second: lines are put together from pieces, and only what differs is formatted.
+struct Writer<'all> {
+    out: String,
+    exemplars: Option<&'all Exemplars>,
+    /// Bounds of buckets as they are written. Many histograms share them.
+    bounds: HashMap<u64, String>,
 }
 
-fn write_family(
-    family: &MetricFamily,
-    kind: Kind,
-    exemplars: Option<&Exemplars>,
-    out: &mut String,
-) -> fmt::Result {
-    let declared = family.name();
-    let name = match kind {
-        Kind::Counter => declared.strip_suffix("_total").unwrap_or(declared),
-        Kind::Gauge | Kind::Histogram => declared,
-    };
-    writeln!(out, "# TYPE {name} {}", kind.label())?;
-    if let Some(unit) = unit(name) {
-        writeln!(out, "# UNIT {name} {unit}")?;
+impl Writer<'_> {
+    fn push(&mut self, pieces: &[&str]) {
+        for piece in pieces {
+            self.out.push_str(piece);
+        }
     }
-    writeln!(out, "# HELP {name} {}", escaped(family.help()))?;
-    for metric in family.get_metric() {
-        let sample = Sample::new(name, metric.get_label());
-        match kind {
-            Kind::Counter => sample.write("_total", None, &number(metric.get_counter().get_value()), out)?,
-            Kind::Gauge => sample.write("", None, &number(metric.get_gauge().get_value()), out)?,
-            Kind::Histogram => {
-                let exemplars = exemplars.and_then(|all| all.of(declared, metric));
-                write_histogram(metric, &sample, &exemplars.unwrap_or_default(), out)?;
+
+    /// Adds a value, exactly: the shortest decimal number that is this one.
+    fn push_number(&mut self, value: f64) {
+        let is_negative_zero = value == 0.0 && value.is_sign_negative();
+        if value.fract() == 0.0 && value.abs() <= MOST_EXACT && !is_negative_zero {
+            self.out.push_str(itoa::Buffer::new().format(value as i64));
+        } else {
+            self.out.push_str(&number(value));
+        }
+    }
+
+    /// Adds a value and ends its line.
+    fn end_line(&mut self, value: f64) {
+        self.push_number(value);
+        self.out.push('\n');
+    }
+
+    fn push_exemplar(&mut self, exemplar: &Exemplar) {
+        let Exemplar { trace_id, value, at } = exemplar;
+        let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        self.push(&[" # {trace_id=\"", &format!("{trace_id:032x}"), "\"} "]);
+        self.push_number(*value);
+        self.push(&[" ", &format!("{seconds:.3}")]);
+    }
+
+    fn family(&mut self, family: &MetricFamily, kind: Kind) {
+        let declared = family.name();
+        let name = match kind {
+            Kind::Counter => declared.strip_suffix("_total").unwrap_or(declared),
+            Kind::Gauge | Kind::Histogram => declared,
+        };
+        self.push(&["# TYPE ", name, " ", kind.label(), "\n"]);
+        if let Some(unit) = unit(name) {
+            self.push(&["# UNIT ", name, " ", unit, "\n"]);
+        }
+        self.push(&["# HELP ", name, " ", &escaped(family.help()), "\n"]);
+        for metric in family.get_metric() {
+            let labels = labels(metric.get_label());
+            match kind {
+                Kind::Counter => {
+                    self.push(&[name, "_total", &in_braces(&labels), " "]);
+                    self.end_line(metric.get_counter().get_value());
+                }
+                Kind::Gauge => {
+                    self.push(&[name, &in_braces(&labels), " "]);
+                    self.end_line(metric.get_gauge().get_value());
+                }
+                Kind::Histogram => self.histogram(name, &labels, metric),
             }
         }
     }
-    Ok(())
-}
 
-/// The buckets are cumulative already; the one of +∞ is added, as the crate leaves it out. Exemplars stand behind the values.
-fn write_histogram(
-    metric: &Metric,
-    sample: &Sample<'_>,
-    exemplars: &[Option<Exemplar>],
-    out: &mut String,
-) -> fmt::Result {
-    let histogram = metric.get_histogram();
-    let count = histogram.get_sample_count();
-    let bounded = histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound() < f64::INFINITY);
-    let bounded = bounded.map(|bucket| (canonical(bucket.upper_bound()), bucket.cumulative_count()));
-    let mut exemplars = exemplars.iter();
-    for (le, count) in bounded.chain([("+Inf".to_owned(), count)]) {
-        let exemplar = exemplars.next().and_then(Option::as_ref).map(exemplar).unwrap_or_default();
-        sample.write("_bucket", Some(&le), &format!("{count}{exemplar}"), out)?;
+    /// The buckets are cumulative already; the one of +∞ is added, as the crate leaves it out. Exemplars stand behind the values.
+    fn histogram(&mut self, name: &str, labels: &str, metric: &Metric) {
+        let histogram = metric.get_histogram();
+        let exemplars = self.exemplars.and_then(|all| all.of(name, metric)).unwrap_or_default();
+        let mut exemplars = exemplars.iter();
+        let comma = if labels.is_empty() { "" } else { "," };
+        let before_bound = [name, "_bucket{", labels, comma, "le=\""].concat();
+        let bounded = histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound() < f64::INFINITY);
+        let bounded = bounded.map(|bucket| (Some(bucket.upper_bound()), bucket.cumulative_count()));
+        for (bound, count) in bounded.chain([(None, histogram.get_sample_count())]) {
+            self.out.push_str(&before_bound);
+            match bound {
+                Some(bound) => {
+                    self.out.push_str(self.bounds.entry(bound.to_bits()).or_insert_with(|| canonical(bound)));
+                }
+                None => self.out.push_str("+Inf"),
+            }
+            self.push(&["\"} ", itoa::Buffer::new().format(count)]);
+            if let Some(exemplar) = exemplars.next().and_then(Option::as_ref) {
+                self.push_exemplar(exemplar);
+            }
+            self.out.push('\n');
+        }
+        let labels = in_braces(labels);
+        self.push(&[name, "_sum", &labels, " "]);
+        self.end_line(histogram.get_sample_sum());
+        self.push(&[
+            name,
+            "_count",
+            &labels,
+            " ",
+            itoa::Buffer::new().format(histogram.get_sample_count()),
+            "\n",
+        ]);
     }
-    let count = count.to_string();
-    sample.write("_sum", None, &number(histogram.get_sample_sum()), out)?;
-    sample.write("_count", None, &count, out)
 }
 
-fn exemplar(exemplar: &Exemplar) -> String {
-    let Exemplar { trace_id, value, at } = exemplar;
-    let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    format!(" # {{trace_id=\"{trace_id:032x}\"}} {} {seconds:.3}", number(*value))
-}
-
-/// What the sample lines of one metric have in common.
-struct Sample<'family> {
-    name: &'family str,
-    /// As they are written, with commas between them: once, since a histogram has a line for each bucket.
-    labels: String,
-}
-
-impl<'family> Sample<'family> {
-    fn new(name: &'family str, labels: &[LabelPair]) -> Self {
-        let written: Vec<String> =
-            labels.iter().map(|label| format!("{}=\"{}\"", label.name(), escaped(label.value()))).collect();
-        Self { name, labels: written.join(",") }
-    }
-
-    /// Writes one line.
-    fn write(&self, suffix: &str, le: Option<&str>, value: &str, out: &mut String) -> fmt::Result {
-        let Self { name, labels } = self;
-        match (labels.is_empty(), le) {
-            (true, None) => writeln!(out, "{name}{suffix} {value}"),
-            (true, Some(le)) => writeln!(out, "{name}{suffix}{{le=\"{le}\"}} {value}"),
-            (false, None) => writeln!(out, "{name}{suffix}{{{labels}}} {value}"),
-            (false, Some(le)) => writeln!(out, "{name}{suffix}{{{labels},le=\"{le}\"}} {value}"),
+/// Labels as they are written, with commas between them.
+fn labels(labels: &[LabelPair]) -> String {
+    let mut written = String::new();
+    for label in labels {
+        let comma = if written.is_empty() { "" } else { "," };
+        for piece in [comma, label.name(), "=\"", &escaped(label.value()), "\""] {
+            written.push_str(piece);
         }
     }
+    written
+}
+
+fn in_braces(labels: &str) -> String {
+    if labels.is_empty() { String::new() } else { ["{", labels, "}"].concat() }
 }
 
 fn unit(name: &str) -> Option<&'static str> {
@@ -270,11 +304,14 @@ fn unit(name: &str) -> Option<&'static str> {
 }
 
 /// Escapes help texts and label values: the same in OpenMetrics.
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"")
+fn escaped(text: &str) -> Cow<'_, str> {
+    if text.contains(['\\', '\n', '"']) {
+        text.replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"").into()
+    } else {
+        text.into()
+    }
 }
 
-/// A value, exactly: the shortest decimal number that is this one.
 fn number(value: f64) -> String {
     if value.is_infinite() {
         return if value > 0.0 { "+Inf".to_owned() } else { "-Inf".to_owned() };

@@ -5,9 +5,9 @@
 //!
 //! From: Gateway API Inference Extension, proposal 003 (model server protocol).
 
+use prometheus::IntGaugeVec;
 use prometheus::core::Collector;
-use prometheus::proto::{Metric, MetricFamily};
-use prometheus::{Gauge, GaugeVec, IntGaugeVec, Opts};
+use prometheus::proto::{Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 /// Names and help texts of the gauges, for the reference page too.
 pub(super) const FAMILIES: [(&str, &str, &[&str]); 4] = [
@@ -39,7 +39,7 @@ pub(super) struct Sums {
 pub(super) fn sum(gauges: &IntGaugeVec) -> f64 {
     let families = gauges.collect();
     let all = families.iter().flat_map(MetricFamily::get_metric).map(Metric::get_gauge);
-    all.map(prometheus::proto::Gauge::get_value).sum()
+    all.map(Gauge::get_value).sum()
 }
 
 impl Sums {
@@ -48,19 +48,29 @@ impl Sums {
         let Self { waiting, running, reserved_tokens, capacity_tokens, block_tokens } = *self;
         let usage = if capacity_tokens > 0.0 { reserved_tokens / capacity_tokens } else { 0.0 };
         let blocks = capacity_tokens as usize / block_tokens.max(1);
+        let numbers = [block_tokens, blocks].map(|number| number.to_string());
         let [queued, rows, cache, info] = FAMILIES;
-        let mut families: Vec<MetricFamily> = [(queued, waiting), (rows, running), (cache, usage)]
-            .into_iter()
-            .flat_map(|((name, help, _), value)| {
-                let gauge = Gauge::new(name, help).expect("the name is a valid one");
-                gauge.set(value);
-                gauge.collect()
-            })
-            .collect();
-        let (name, help, labels) = info;
-        let gauge = GaugeVec::new(Opts::new(name, help), labels).expect("the name is a valid one");
-        gauge.with_label_values(&[block_tokens.to_string(), blocks.to_string()]).set(1.0);
-        families.extend(gauge.collect());
-        families
+        let gauges = [(queued, waiting), (rows, running), (cache, usage), (info, 1.0)];
+        gauges.into_iter().map(|(family, value)| gauge(family, &numbers, value)).collect()
     }
+}
+
+/// A family of one gauge. Not by the crate's own gauges, which cost as much as all else that a scrape gathers.
+fn gauge((name, help, labels): (&str, &str, &[&str]), label_values: &[String], value: f64) -> MetricFamily {
+    let pairs = labels.iter().zip(label_values).map(|(&label, value)| {
+        let mut pair = LabelPair::default();
+        pair.set_name(label.to_owned());
+        pair.set_value(value.clone());
+        pair
+    });
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    let mut metric = Metric::from_gauge(gauge);
+    metric.set_label(pairs.collect());
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(MetricType::GAUGE);
+    family.set_metric(vec![metric]);
+    family
 }

@@ -80,6 +80,11 @@ fn values_that_are_no_ordinary_numbers_are_spelled_out() {
         (0.1, "0.1"),
         (3.0, "3"),
         (-1.25e300, "-1.25e300"),
+        (-0.0, "-0"),
+        (-7.0, "-7"),
+        (9_007_199_254_740_992.0, "9007199254740992"),
+        (9_007_199_254_740_994.0, "9007199254740994"),
+        (1e16, "1e16"),
     ] {
         gauge.set(value);
         assert!(open_metrics(&gauge.collect()).contains(&format!("\ngauge {text}\n")));
