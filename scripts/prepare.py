@@ -11,7 +11,7 @@
     python-browser prepared/venv/ with what `make browser-test` imports
     python-tests   prepared/venv/ with what the Python tests and the benchmark import
     kubernetes     prepared/kubernetes/ with etcd, kube-apiserver, kube-controller-manager (needs Go)
-    tools          prepared/tools/ with helm, kubeconform, promtool, prometheus (needs Go),
+    tools          prepared/tools/ with helm, kubeconform, promtool, prometheus, otel-collector (needs Go),
                    prepared/schemas/ with schemas of all that manifests hold, and the python-tests
     node           prepared/node/ with the programs of a cluster of one real node, for `make e2e` (needs Go)
     load           prepared/tools/ with vegeta, for `make load` (needs Go)

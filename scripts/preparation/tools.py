@@ -1,6 +1,6 @@
 """The programs that check and install what is deployed, each built from the modules in scripts/tools/NAME.
 
-    target tools   prepared/tools/   helm, kubeconform, promtool, prometheus
+    target tools   prepared/tools/   helm, kubeconform, promtool, prometheus, otel-collector
 """
 
 import re
@@ -10,6 +10,7 @@ from preparation.console import PrepareError, say
 from preparation.go_programs import GoPrograms, link_programs
 
 PROMETHEUS = "github.com/prometheus/prometheus"
+COLLECTOR = "go.opentelemetry.io/collector/otelcol"
 VEGETA = "github.com/tsenart/vegeta/v12"
 
 
@@ -49,6 +50,15 @@ def tools(folder: Path) -> list[GoPrograms]:
             },
             # Discovery in Kubernetes and nothing of the clouds: their clients are most of a build.
             tags=("remove_all_sd", "enable_kubernetes_sd", "enable_dns_sd"),
+        ),
+        GoPrograms(
+            name="otel-collector",
+            modules=folder / "otel-collector",
+            versioned_by=COLLECTOR,
+            packages={"otel-collector": "."},
+            needed_mebibytes=100,
+            cost="about a minute on two cores",
+            version_variables=lambda version: {"main.version": version},
         ),
     ]
 

@@ -1,26 +1,18 @@
 """A gateway with models, a controller, and a Prometheus that scrapes both every second."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import yaml
-from monitored import ALERTS, ROOT, gateway, tool
+from monitored import ALERTS, ROOT, tool
+from programs import PATIENCE_SECONDS, Programs, until
 
-Answer = TypeVar("Answer")
-PATIENCE_SECONDS = 60
 KEY, OTHER_KEY = "key-of-the-tests", "key-of-somebody-else"
 LONG_PROMPT = "one two three four five " * 4
 """Long enough that its beginning is kept."""
@@ -28,58 +20,22 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 """The trace that every request is a part of."""
 
 
-def until(what: str, ask: Callable[[], Answer | None]) -> Answer:
-    """Asks until there is an answer."""
-    began = time.monotonic()
-    while time.monotonic() - began < PATIENCE_SECONDS:
-        try:
-            if answer := ask():
-                return answer
-        except OSError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError(f"waited {PATIENCE_SECONDS} s in vain for {what}")
-
-
-@dataclass
-class Program:
-    """A process that writes a log."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def address(self, pattern: str) -> str:
-        """What the log says, once it does."""
-
-        def ask() -> str | None:
-            text = self.log.read_text()
-            assert self.process.poll() is None, f"it ended:\n{text}"
-            found = re.search(pattern, text)
-            return found and found[1]
-
-        return until(f"{pattern} in {self.log}", ask)
-
-
-class Setting:
+class Setting(Programs):
     """Everything that runs; use as a context."""
 
     def __init__(self) -> None:
-        self._stack = ExitStack()
-        self.folder = Path(self._stack.enter_context(TemporaryDirectory()))
+        super().__init__()
         self.models = self.folder / "models"
         self.list = self.folder / "models.yaml"
         self.api = self.ops = self.prometheus = ""
 
-    def __enter__(self) -> "Setting":
+    def __enter__(self) -> Self:
         try:
             self._start()
         except BaseException:
             self._stack.close()
             raise
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     def _start(self) -> None:
         tiny = ROOT / "prepared" / "tiny"
@@ -110,29 +66,6 @@ class Setting:
         ops = r'"ops":"([^"]+)"'
         self.ops = server.address(ops)
         self._start_prometheus({"gateway": server.address(ops), "controller": controller.address(ops)})
-
-    def start(self, name: str, settings: dict[str, str], *arguments: str) -> Program:
-        """Starts the program under test, on ports of the system's choice."""
-        environment = {
-            "INFERENCE_LISTEN_ADDRESS": "127.0.0.1:0",
-            "INFERENCE_OPS_ADDRESS": "127.0.0.1:0",
-            "INFERENCE_ADMIN_ADDRESS": "127.0.0.1:0",
-            "INFERENCE_CACHE_DIR": str(self.folder / "cache"),
-            "INFERENCE_LOG_FORMAT": "json",
-            "INFERENCE_SPINNING": "false",
-            "INFERENCE_MEMORY_LIMIT": "2Gi",
-            "ORT_DYLIB_PATH": str(ROOT / "prepared" / "lib" / "libonnxruntime.so"),
-            "HOME": str(self.folder),
-        }
-        return self._run(name, [str(gateway()), *arguments], environment | settings)
-
-    def _run(self, name: str, command: list[str], environment: dict[str, str]) -> Program:
-        log = self.folder / f"{name}.log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(command, env=environment, stdout=file, stderr=file, cwd=self.folder)
-        self._stack.callback(process.wait)
-        self._stack.callback(process.kill)
-        return Program(process, log)
 
     def _keys(self) -> dict[str, str]:
         """Keys of the gateway's clients."""
@@ -171,7 +104,7 @@ class Setting:
             "--web.listen-address=127.0.0.1:0",
             "--enable-feature=exemplar-storage",
         ]
-        program = self._run("prometheus", command, {"HOME": str(self.folder)})
+        program = self.run("prometheus", command, {"HOME": str(self.folder)})
         self.prometheus = program.address(r'msg="Listening on" .*?address=(127\.0\.0\.1:\d+)')
         until("prometheus", lambda: urllib.request.urlopen(f"http://{self.prometheus}/-/ready").status)
 

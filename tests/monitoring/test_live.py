@@ -9,8 +9,9 @@ import time
 import unittest
 from typing import Any, ClassVar
 
-from live import LONG_PROMPT, OTHER_KEY, TRACE, Setting, until
+from live import LONG_PROMPT, OTHER_KEY, TRACE, Setting
 from monitored import alerts, dashboard, declared, panels, recorded, tool
+from programs import until
 from promql import faults
 
 NOT_HERE = {

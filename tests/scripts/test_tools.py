@@ -10,7 +10,7 @@ from preparation.console import PrepareError
 from preparation.go_programs import has_programs
 from preparation.tools import load_tools, prepare_tools, prometheus_release, tools
 
-NAMES = ("helm", "kubeconform", "promtool", "prometheus")
+NAMES = ("helm", "kubeconform", "otel-collector", "promtool", "prometheus")
 
 
 class ToolsTest(GoTestCase):
@@ -29,6 +29,7 @@ class ToolsTest(GoTestCase):
         for name, stamp in (
             ("helm", r"version\.version=v4\.\d+\.\d+$"),
             ("kubeconform", r"main\.version=v0\.\d+\.\d+$"),
+            ("otel-collector", r"main\.version=v0\.\d+\.\d+$"),
             ("prometheus", r"version\.Version=3\.\d+\.\d+$"),
         ):
             command = built[name]
