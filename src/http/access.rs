@@ -3,27 +3,24 @@
 //! The router has matched the request before the layer sees it, so what decides is the route that will answer, never a path
 //! read a second time. Routes that are open stand in one list; everything else is closed, also what is not there.
 
+mod held;
+
 use std::borrow::Cow;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use tracing::Span;
 
 use super::Api;
 use super::error::{ApiError, Dialect};
 use super::request_id::RequestId;
-use crate::access::{Action, Caller, Denied, Entered, Permit};
-use crate::model::{ModelName, Pinned, Unavailable};
+use crate::access::{Action, Denied, Entered};
 
 /// Routes that need no credential: probes, and `/metrics`, which has a door of its own where it is to have one.
 const OPEN: [&str; 7] =
@@ -54,7 +51,7 @@ pub(super) async fn enter(State(api): State<Arc<Api>>, mut request: Request, nex
                 Span::current().record("caller", name);
             }
             request.extensions_mut().insert(caller);
-            hold(next.run(request).await, permit)
+            held::hold(next.run(request).await, permit)
         }
         Err(denied) => {
             let id = request.extensions().get::<RequestId>().cloned();
@@ -149,82 +146,6 @@ impl From<Denied> for ApiError {
 /// Rounded up: who comes back then is let in.
 fn whole_seconds(time: Duration) -> u32 {
     u32::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
-}
-
-impl Api {
-    /// The model of a request, held for its whole life, if the caller may use it; without a name, the only one that they
-    /// may use. The one way to a model: a dialect that goes past it fails `architecture.rs`.
-    pub(super) async fn pin(&self, caller: &Caller, name: Option<&str>) -> Result<Pinned, ApiError> {
-        caller.must_have_tokens()?;
-        let patience = self.limits.request_timeout;
-        if caller.may_use_all() {
-            return Ok(self.registry.pin(name, patience).await?);
-        }
-        match name {
-            Some(name) => {
-                caller.must_be_allowed(name).await?;
-                match self.registry.pin(Some(name), patience).await {
-                    // What else there is, is not told to everybody.
-                    Err(Unavailable::Unknown { name, models: _ }) => {
-                        Err(Unavailable::Unknown { name, models: self.models_of(caller).await? }.into())
-                    }
-                    other => Ok(other?),
-                }
-            }
-            None => match self.models_of(caller).await?.as_slice() {
-                [one] => Ok(self.registry.pin(Some(one.as_str()), patience).await?),
-                [] if !self.registry.is_synced() => Err(Unavailable::NotKnown.into()),
-                models => Err(Unavailable::Unnamed { models: models.to_vec() }.into()),
-            },
-        }
-    }
-
-    /// The models that a caller may use, each by the first name under which they may.
-    pub(super) async fn models_of(&self, caller: &Caller) -> Result<Vec<ModelName>, ApiError> {
-        let mut models = Vec::new();
-        for snapshot in self.registry.snapshots() {
-            for name in snapshot.names {
-                if caller.may_use(name.as_str()).await? {
-                    models.push(name);
-                    break;
-                }
-            }
-        }
-        Ok(models)
-    }
-}
-
-/// Holds a permit until the answer is sent, or given up.
-fn hold(response: Response, permit: Permit) -> Response {
-    if !permit.is_held() {
-        return response;
-    }
-    response.map(|body| Body::new(Held { body, _permit: permit }))
-}
-
-struct Held {
-    body: Body,
-    _permit: Permit,
-}
-
-impl HttpBody for Held {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub mod openapi;
 mod ops;
 mod panics;
 mod parameters;
+mod pinning;
 mod playground;
 mod refusals;
 mod request_id;

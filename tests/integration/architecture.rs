@@ -183,7 +183,7 @@ fn there_is_one_way_to_a_model_and_it_asks_who_comes() {
         .filter(|(_, code)| code.contains("registry.pin("))
         .map(|(file, _)| file)
         .collect();
-    assert_eq!(ways, ["http/access.rs"]);
+    assert_eq!(ways, ["http/pinning.rs"]);
 }
 
 #[test]
