@@ -1,8 +1,6 @@
 //! Files that operators write, and the list of files that a stranger may have written.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Command};
 use serde_yaml::{Mapping, Value};
@@ -10,7 +8,7 @@ use serde_yaml::{Mapping, Value};
 use super::scratch;
 use crate::config::{Resolved, Settings, with_file};
 use crate::model::manifest::Manifest;
-use crate::model::{Defaults, HugePages, LiveLimits, LoadLimits, MemoryLimits, parse_documents};
+use crate::model::{Defaults, parse_documents};
 
 /// Most tokens that a model of a list may have drafted at once.
 const MOST_DRAFTED_TOKENS: usize = 64;
@@ -56,7 +54,7 @@ pub(super) fn settings(content: &[u8]) {
 
 /// A list of models: an error says where; what is taken is within bounds, and the same each time.
 pub(super) fn models_file(content: &[u8]) {
-    match parse_documents(content, &defaults()) {
+    match parse_documents(content, &Defaults::small()) {
         Ok(desired) => {
             for target in desired.values() {
                 assert!(!target.names.is_empty());
@@ -67,7 +65,7 @@ pub(super) fn models_file(content: &[u8]) {
                 assert!(!target.live.request_timeout.is_zero());
                 assert_eq!(target.revision.len(), 10);
             }
-            let again = parse_documents(content, &defaults()).expect("what holds holds");
+            let again = parse_documents(content, &Defaults::small()).expect("what holds holds");
             let revisions = |all: &crate::model::Desired| -> Vec<String> {
                 all.values().map(|target| target.revision.clone()).collect()
             };
@@ -77,29 +75,6 @@ pub(super) fn models_file(content: &[u8]) {
             let message = error.to_string();
             assert!(message.starts_with("the list of models "), "{message}");
         }
-    }
-}
-
-fn defaults() -> Defaults {
-    Defaults {
-        load: LoadLimits {
-            context_tokens: None,
-            rows: 4,
-            huge_pages: HugePages::Never,
-            chunk_tokens: 64,
-            queue: 10,
-            draft_tokens: 0,
-            memory: MemoryLimits::default(),
-        },
-        live: LiveLimits {
-            concurrent: 4,
-            queue: 10,
-            output_tokens: None,
-            request_timeout: Duration::from_mins(1),
-            unload_after_idle: None,
-        },
-        endpoints_delay: Duration::from_secs(5),
-        model_root: PathBuf::from("/models"),
     }
 }
 

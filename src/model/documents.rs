@@ -56,10 +56,9 @@ mod tests {
     use std::fmt::Write;
 
     use super::*;
-    use crate::model::target::tests::defaults;
 
     fn parse(text: &str) -> Result<Desired, DocumentError> {
-        parse_documents(text.as_bytes(), &defaults())
+        parse_documents(text.as_bytes(), &Defaults::small())
     }
 
     #[test]
@@ -88,9 +87,9 @@ mod tests {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(told), "{text:?}: {error}");
         }
-        assert_eq!(parse_documents(b"\xff\xfe", &defaults()).unwrap_err(), DocumentError::NotText(0));
+        assert_eq!(parse_documents(b"\xff\xfe", &Defaults::small()).unwrap_err(), DocumentError::NotText(0));
         let long = vec![b'#'; MOST_DOCUMENT_BYTES + 1];
-        assert_eq!(parse_documents(&long, &defaults()).unwrap_err(), DocumentError::TooLong);
+        assert_eq!(parse_documents(&long, &Defaults::small()).unwrap_err(), DocumentError::TooLong);
     }
 
     #[test]

@@ -39,6 +39,34 @@ pub struct Defaults {
     pub endpoints_delay: Duration,
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
+impl Defaults {
+    /// Those of a small gateway, for what needs some.
+    pub(crate) fn small() -> Self {
+        use super::{HugePages, MemoryLimits};
+        Self {
+            load: LoadLimits {
+                context_tokens: None,
+                rows: 4,
+                huge_pages: HugePages::Never,
+                chunk_tokens: 64,
+                queue: 10,
+                draft_tokens: 0,
+                memory: MemoryLimits::default(),
+            },
+            live: LiveLimits {
+                concurrent: 4,
+                queue: 10,
+                output_tokens: None,
+                request_timeout: Duration::from_mins(1),
+                unload_after_idle: None,
+            },
+            model_root: PathBuf::from("/models"),
+            endpoints_delay: Duration::from_secs(5),
+        }
+    }
+}
+
 /// Limits that change while a model serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LiveLimits {

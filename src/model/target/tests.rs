@@ -1,33 +1,9 @@
 //! Documents that hold and documents that do not.
 
 use super::*;
-use crate::model::{HugePages, MemoryLimits};
-
-pub(in crate::model) fn defaults() -> Defaults {
-    Defaults {
-        load: LoadLimits {
-            context_tokens: None,
-            rows: 4,
-            huge_pages: HugePages::Never,
-            chunk_tokens: 64,
-            queue: 10,
-            draft_tokens: 0,
-            memory: MemoryLimits::default(),
-        },
-        live: LiveLimits {
-            concurrent: 4,
-            queue: 10,
-            output_tokens: None,
-            request_timeout: Duration::from_mins(1),
-            unload_after_idle: None,
-        },
-        endpoints_delay: std::time::Duration::from_secs(5),
-        model_root: PathBuf::from("/models"),
-    }
-}
 
 pub(in crate::model) fn target() -> Target {
-    Target::from_document(&document("name: chat\nspec: {source: {path: chat}}"), &defaults()).unwrap()
+    Target::from_document(&document("name: chat\nspec: {source: {path: chat}}"), &Defaults::small()).unwrap()
 }
 
 fn document(yaml: &str) -> ModelDocument {
@@ -36,7 +12,7 @@ fn document(yaml: &str) -> ModelDocument {
 
 fn spec(yaml: &str) -> Result<Target, SpecError> {
     let indented = yaml.replace('\n', "\n  ");
-    Target::from_document(&document(&format!("name: chat\nspec:\n  {indented}")), &defaults())
+    Target::from_document(&document(&format!("name: chat\nspec:\n  {indented}")), &Defaults::small())
 }
 
 #[test]
@@ -44,7 +20,7 @@ fn the_smallest_document_takes_the_rest_from_the_settings() {
     let target = target();
     assert_eq!(target.source, Source::Path("/models/chat".into()));
     assert_eq!((target.served_name().as_str(), target.revision.len()), ("chat", 10));
-    assert_eq!((target.live, target.load.rows), (defaults().live, 4));
+    assert_eq!((target.live, target.load.rows), (Defaults::small().live, 4));
     assert!(!target.in_place && !target.paused);
 }
 
@@ -169,7 +145,8 @@ fn only_what_makes_another_model_makes_another_revision() {
 
 #[test]
 fn no_name_is_there_twice_in_a_list() {
-    let list = |yaml: &str| desired(&serde_yaml::from_str::<Vec<ModelDocument>>(yaml).unwrap(), &defaults());
+    let list =
+        |yaml: &str| desired(&serde_yaml::from_str::<Vec<ModelDocument>>(yaml).unwrap(), &Defaults::small());
     let all = list("[{name: a, spec: {source: {path: a}}}, {name: b, spec: {source: {path: a}}}]").unwrap();
     assert_eq!(all.len(), 2);
     for yaml in [

@@ -4,30 +4,6 @@ use serde_json::json;
 
 use super::*;
 use crate::k8s::crd::{ModelStatus, ReplicaBody, ReplicaStatus};
-use crate::model::{HugePages, LiveLimits, LoadLimits, MemoryLimits};
-
-fn defaults() -> Defaults {
-    Defaults {
-        load: LoadLimits {
-            context_tokens: None,
-            rows: 4,
-            huge_pages: HugePages::Never,
-            chunk_tokens: 64,
-            queue: 10,
-            draft_tokens: 0,
-            memory: MemoryLimits::default(),
-        },
-        live: LiveLimits {
-            concurrent: 4,
-            queue: 10,
-            output_tokens: None,
-            request_timeout: Duration::from_mins(1),
-            unload_after_idle: None,
-        },
-        endpoints_delay: Duration::from_secs(5),
-        model_root: "/models".into(),
-    }
-}
 
 fn spec(path: &str) -> ModelSpec {
     serde_json::from_value(json!({"source": {"path": path}})).unwrap()
@@ -85,12 +61,12 @@ impl Pod {
     }
 
     fn learn(&mut self, seconds: u64, models: &[ModelObject], replicas: &BTreeMap<String, Replica>) -> News {
-        self.memory.learn(models, replicas, (&defaults(), self.began + Duration::from_secs(seconds)))
+        self.memory.learn(models, replicas, (&Defaults::small(), self.began + Duration::from_secs(seconds)))
     }
 
     /// What is served, and what is prepared.
     fn wants(&self) -> Option<(String, Option<String>, Purpose)> {
-        let all = self.memory.desired(&defaults());
+        let all = self.memory.desired(&Defaults::small());
         let target = all.values().next()?;
         let ahead = target.ahead.as_ref().map(|ahead| ahead.revision.clone());
         Some((target.revision.clone(), ahead, target.purpose))
@@ -111,7 +87,7 @@ fn an_assignment_comes_before_what_the_object_says() {
 fn a_process_knows_which_revision_the_fleet_has_found_good_also_after_a_restart() {
     let mut pod = Pod::new();
     let found_good = |pod: &Pod| {
-        let all = pod.memory.desired(&defaults());
+        let all = pod.memory.desired(&Defaults::small());
         let target = all.values().next().unwrap();
         (target.is_stable, target.ahead.as_ref().is_some_and(|ahead| ahead.is_stable))
     };
@@ -276,7 +252,7 @@ fn a_digest_that_the_controller_has_pinned_is_kept() {
     pinned.status.as_mut().unwrap().stable.as_mut().unwrap().digest = Some(digest.clone());
     let mut pod = Pod::new();
     pod.learn(0, &[pinned], &assigned(Some("a"), None));
-    let all = pod.memory.desired(&defaults());
+    let all = pod.memory.desired(&Defaults::small());
     assert_eq!(all.values().next().unwrap().digest.as_ref().unwrap().to_string(), digest);
 }
 
@@ -307,7 +283,7 @@ fn with_templates(templates: &serde_json::Value) -> ModelObject {
 #[test]
 fn templates_change_without_another_revision_and_a_broken_one_changes_nothing() {
     let names = |pod: &Pod| -> Vec<String> {
-        let all = pod.memory.desired(&defaults());
+        let all = pod.memory.desired(&Defaults::small());
         all.values().next().unwrap().templates.prompts.names().map(str::to_owned).collect()
     };
     let fine = with_templates(&json!([{"name": "one", "template": "{{ a }}"}]));
