@@ -9,12 +9,9 @@ turn. Ends with status 1 if an answer does not hold to its schema or a request f
 """
 
 import argparse
-import contextlib
-import http.client
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines import CHECKOUT, READY_SECONDS, free_port
+from engines import CHECKOUT
+from gateway import Gateway
 from paired import alternate, at_least, ratios, spread
 
 SCHEMAS = CHECKOUT / "tests/fixtures/schemas"
@@ -65,54 +63,6 @@ class Case:
             "format": {"type": "json_schema", "schema": self.schema},
             **sampling,
         }
-
-
-class Gateway:
-    """The gateway in a process of its own."""
-
-    def __init__(self, executable: Path, model: Path, threads: int) -> None:
-        self._port = free_port()
-        self._process = subprocess.Popen(
-            [
-                executable,
-                f"--listen-address=127.0.0.1:{self._port}",
-                f"--ops-address=127.0.0.1:{free_port()}",
-                f"--admin-address=127.0.0.1:{free_port()}",
-                "--default-model-name=formats",
-                f"--default-model-path={model}",
-                f"--threads={threads}",
-                "--context-length=2048",
-                "--log-filter=warn",
-            ],
-            cwd=CHECKOUT,
-        )
-
-    def wait_ready(self) -> None:
-        """Until the model answers."""
-        deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline and self._process.poll() is None:
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                if self._ask("GET", "/readyz")[0] == 200:
-                    return
-            time.sleep(0.05)
-        sys.exit("formats.py: the gateway did not get ready")
-
-    def answer(self, request: dict) -> dict:
-        """The answer to a request of the native API, or the error."""
-        return json.loads(self._ask("POST", "/api/v1/inference", json.dumps(request))[1])
-
-    def close(self) -> None:
-        """End it."""
-        self._process.terminate()
-        self._process.wait(60)
-
-    def _ask(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=600)
-        connection.request(method, path, body)
-        response = connection.getresponse()
-        answer = response.status, response.read()
-        connection.close()
-        return answer
 
 
 def prompt(wish: str) -> str:
@@ -209,15 +159,11 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Returns the exit status."""
     arguments = parse_arguments()
-    gateway = Gateway(arguments.gateway, arguments.model, arguments.threads)
-    try:
-        gateway.wait_ready()
+    with Gateway(arguments.gateway, arguments.model, arguments.threads, ["--log-filter=warn"]) as gateway:
         held = check_answers(gateway, arguments.seeds)
         for streams in (1, STREAMS):
             if arguments.pairs:
                 measure(gateway, streams, arguments.pairs)
-    finally:
-        gateway.close()
     return 0 if held else 1
 
 

@@ -3,9 +3,9 @@
 
     overhead.py [--model FOLDER] [--gateway FILE] [--pairs N] [--together]
 
-Serves the model and measures one and sixteen streams in turn: with everything off; scraped twenty times a second on the API
-address, as endpoint pickers do; by a second gateway with every request traced to a collector that takes spans and throws them
-away; and by a third with everything on at once: TLS, keys with quotas, traces, the log, endpoint pickers' metrics, scrapes.
+Serves the model and measures one and sixteen streams in turn: with everything off, twice; scraped twenty times a second on the
+API address, as endpoint pickers do; with every request traced to a collector that takes spans and throws them away; and with
+everything on at once: TLS, keys with quotas, traces, the log, endpoint pickers' metrics, scrapes.
 
 The gateway computes on all processors but the last. Clients, collector and scraper, which belong to other machines, have that one;
 with --together all have all. Prints a table for BENCHMARKS.md, and how long a scrape takes. Exits with 1 where everything on
@@ -14,31 +14,31 @@ has less than 0.98 of the tokens a second.
 
 import argparse
 import contextlib
-import http.client
 import http.server
-import json
 import os
-import ssl
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from engines import CHECKOUT, READY_SECONDS, free_port
+from engines import CHECKOUT
+from gateway import Gateway
 from machine import cpu_seconds
 from paired import Table, alternate, at_least, ratios, spread
 
 STREAMS = (1, 16)
-TOKENS = 128
+TOKENS, TURNS = 64, 3
+SCRAPED = ("scraped", "all on")
 INTERVAL_SECONDS = 0.05
 LIMIT = 0.98
 IDLE_SECONDS = 20.0
-NAME = "overhead"
 
 SCRAPER = """
 import socket, ssl, sys, time
@@ -107,8 +107,8 @@ class Guards:
         self.keys.write_text("\n".join(["keys:", *lines, ""]))
 
     @property
-    def settings(self) -> list[str]:
-        """Flags of the gateway."""
+    def flags(self) -> list[str]:
+        """Of the gateway."""
         return [
             f"--tls-cert-file={self.certificate}",
             f"--tls-key-file={self.private_key}",
@@ -118,124 +118,77 @@ class Guards:
             "--caller-share=100",
         ]
 
-
-class Gateway:
-    """The gateway in a process of its own."""
-
-    def __init__(self, arguments: argparse.Namespace, *more: str, guards: Guards | None = None) -> None:
-        self.port = free_port()
-        self._guards = guards
-        self._tls = None if guards is None else ssl.create_default_context(cafile=guards.certificate)
-        processors = arguments.processors
-        self._process = subprocess.Popen(
-            [
-                arguments.gateway,
-                f"--listen-address=127.0.0.1:{self.port}",
-                f"--ops-address=127.0.0.1:{free_port()}",
-                f"--admin-address=127.0.0.1:{free_port()}",
-                f"--default-model-name={NAME}",
-                f"--default-model-path={arguments.model}",
-                f"--threads={len(processors)}",
-                "--context-length=2048",
-                *(guards.settings if guards else []),
-                *more,
-            ],
-            cwd=CHECKOUT,
-            # The log goes where nobody reads it.
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            preexec_fn=lambda: os.sched_setaffinity(0, processors),
-        )
-        deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline and self._process.poll() is None:
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                if self._ask("GET", "/readyz")[0] == 200:
-                    return
-            time.sleep(0.05)
-        sys.exit("overhead.py: the gateway did not get ready")
-
     @property
-    def process_id(self) -> int:
-        """For /proc."""
-        return self._process.pid
-
-    def rate(self, streams: int) -> dict[str, float]:
-        """Tokens a second of so many streams that begin at once."""
-        # As text, and not as a stream: the client is to take as little of the processor as it can.
-        request = {"text": "Once upon a time", "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
-        begin = time.monotonic()
-        with ThreadPoolExecutor(streams) as pool:
-            answers = list(pool.map(lambda _: self._ask("POST", "/api/v1/inference", json.dumps(request)), range(streams)))
-        seconds = time.monotonic() - begin
-        tokens = sum(json.loads(body)["metadata"]["tokens_generated"] for _, body in answers)
-        assert tokens == streams * TOKENS, "every answer has all its tokens"
-        return {"rate": tokens / seconds}
-
-    @contextlib.contextmanager
-    def scraped(self, told: list[list[float]]) -> Iterator[None]:
-        """Ask for the metrics twenty times a second meanwhile."""
-        certificate = str(self._guards.certificate) if self._guards else ""
-        command = [sys.executable, "-c", SCRAPER, str(self.port), str(INTERVAL_SECONDS), certificate]
-        scraper = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert scraper.stdout is not None
-        # Its start is no part of what it costs.
-        scraper.stdout.readline()
-        try:
-            yield
-        finally:
-            scraper.send_signal(2)
-            told.append([float(number) for number in scraper.communicate()[0].split()])
-
-    def close(self) -> None:
-        """End it."""
-        self._process.terminate()
-        self._process.wait(60)
-
-    def _ask(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
-        if self._guards is None:
-            connection, headers = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600), {}
-        else:
-            connection = http.client.HTTPSConnection("localhost", self.port, timeout=600, context=self._tls)
-            headers = {"authorization": f"Bearer {self._guards.key}"}
-        with contextlib.closing(connection):
-            connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+    def headers(self) -> dict[str, str]:
+        """Of every request."""
+        return {"authorization": f"Bearer {self.key}"}
 
 
-def measure(plain: Gateway, traced: Gateway, guarded: Gateway, arguments: argparse.Namespace) -> tuple[Table, bool]:
-    """One table, and whether everything on is within its limit."""
+def rate(gateway: Gateway, streams: int, tokens: int = TOKENS) -> float:
+    """Tokens a second of so many streams that begin at once."""
+    # As text, and not as a stream: the client is to take as little of the processor as it can.
+    request = {"text": "Once upon a time", "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    begin = time.monotonic()
+    with ThreadPoolExecutor(streams) as pool:
+        answers = list(pool.map(lambda _: gateway.answer(request), range(streams)))
+    seconds = time.monotonic() - begin
+    told = sum(answer["metadata"]["tokens_generated"] for answer in answers)
+    assert told == streams * tokens, "every answer has all its tokens"
+    return told / seconds
+
+
+@contextlib.contextmanager
+def scraped(gateway: Gateway, told: list[list[float]]) -> Iterator[None]:
+    """Ask for the metrics twenty times a second meanwhile."""
+    command = [sys.executable, "-c", SCRAPER, str(gateway.port), str(INTERVAL_SECONDS), str(gateway.certificate or "")]
+    scraper = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert scraper.stdout is not None
+    # Its start is no part of what it costs.
+    scraper.stdout.readline()
+    try:
+        yield
+    finally:
+        scraper.send_signal(2)
+        told.append([float(number) for number in scraper.communicate()[0].split()])
+
+
+def measure(kinds: dict[str, Callable[[], Gateway]], arguments: argparse.Namespace) -> tuple[Table, bool]:
+    """One table, and whether everything on is within its limit. `kinds` are those of the table's columns."""
+    told: list[list[float]] = []
+
+    def run(name: str, gateway: Gateway) -> dict[str, float]:
+        with scraped(gateway, told) if name in SCRAPED else contextlib.nullcontext():
+            return {str(streams): rate(gateway, streams) for streams in STREAMS}
+
+    found: dict[str, dict[str, list[float]]] = {name: {str(streams): [] for streams in STREAMS} for name in kinds}
+    for pair in range(arguments.pairs):
+        # New processes for each pair: how memory happens to lie makes as much difference as what is measured. For the same reason
+        # each kind is the first to start in its turn. Within a pair they take short turns, so that each gets as much of the
+        # machine's better and worse times.
+        first = pair % len(kinds)
+        order = [*list(kinds)[first:], *list(kinds)[:first]]
+        with contextlib.ExitStack() as stack:
+            gateways = {name: stack.enter_context(kinds[name]()) for name in order}
+            turns = alternate(TURNS, lambda: None, {name: partial(run, name, of) for name, of in gateways.items()})
+        for name, rates in turns.items():
+            for streams, values in rates.items():
+                found[name][streams].append(statistics.harmonic_mean(values))
     where = "on the same processors" if arguments.together else "on a processor of their own"
     table = Table(
         "Watched and guarded",
-        f"Through HTTP, {TOKENS} tokens out, the same prompt; client, scraper and collector {where}. Scraped: `GET /metrics` twenty times "
-        "a second on the API address. Traced: every request sampled and sent by HTTP. All on: both, over TLS, with 100 keys and quotas, the "
-        "log, endpoint pickers' metrics. Ratios pair by pair: median (smallest–largest).",
-        ["streams", "tok/s with all off", "scraped", "traced", "all on", "limit"],
+        f"Through HTTP, {TOKENS} tokens out, the same prompt, kept connections; new processes for each pair, which take {TURNS} turns; "
+        f"client, scraper and collector {where}. Off again: the same as off, which tells how exact this is. Scraped: "
+        "`GET /metrics` twenty times a second on the API address. Traced: every request sampled and sent by HTTP. All on: both, "
+        "over TLS, with 100 keys and quotas, the log, endpoint pickers' metrics. Ratios pair by pair: median (smallest–largest).",
+        ["streams", "tok/s with all off", "off again", "scraped", "traced", "all on", "limit"],
     )
-    told: list[list[float]] = []
     held = True
-    for streams in STREAMS:
-
-        def scraped(gateway: Gateway, streams: int = streams) -> dict[str, float]:
-            with gateway.scraped(told):
-                return gateway.rate(streams)
-
-        runs = {
-            "off": lambda streams=streams: plain.rate(streams),
-            "scraped": lambda run=scraped: run(plain),
-            "traced": lambda streams=streams: traced.rate(streams),
-            "all": lambda run=scraped: run(guarded),
-        }
-        found = {name: of["rate"] for name, of in alternate(arguments.pairs, lambda: None, runs).items()}
-        all_on = ratios(found["all"], found["off"])
+    for streams in map(str, STREAMS):
+        off = found["off"][streams]
+        all_on = ratios(found["all on"][streams], off)
         held = held and statistics.median(all_on) >= LIMIT
-        table.add(
-            str(streams),
-            spread(found["off"]),
-            *(spread(ratios(found[name], found["off"]), 3) for name in ("scraped", "traced", "all")),
-            at_least(all_on, LIMIT),
-        )
+        quotients = (spread(ratios(found[name][streams], off), 3) for name in kinds if name != "off")
+        table.add(streams, spread(off), *quotients, at_least(all_on, LIMIT))
     median = statistics.median(one[1] for one in told)
     print(f"scrapes of {told[-1][2]:.0f} bytes, {median * 1e3:.2f} ms at the median under load")
     return table, held
@@ -245,7 +198,7 @@ def measure_idle(gateway: Gateway) -> None:
     """What a scrape costs a gateway that does nothing else: time of its processors, which others do not disturb."""
     told: list[list[float]] = []
     shares = {}
-    for name, meanwhile in {"alone": contextlib.nullcontext(), "scraped": gateway.scraped(told)}.items():
+    for name, meanwhile in {"alone": contextlib.nullcontext(), "scraped": scraped(gateway, told)}.items():
         before = cpu_seconds(gateway.process_id)
         with meanwhile:
             time.sleep(IDLE_SECONDS)
@@ -263,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=CHECKOUT / "prepared/models/smollm2-135m-instruct-w8a8")
     parser.add_argument("--gateway", type=Path, default=CHECKOUT / "target/release/inference-gateway")
-    parser.add_argument("--pairs", type=int, default=9, help="rounds that count (default: 9)")
+    parser.add_argument("--pairs", type=int, default=10, help="how often all of it (default: 10)")
     parser.add_argument("--together", action="store_true", help="everything on all processors")
     arguments = parser.parse_args()
     processors = sorted(os.sched_getaffinity(0))
@@ -275,15 +228,25 @@ def main() -> None:
     threading.Thread(target=collector.serve_forever, daemon=True).start()
     traces = f"--otel-exporter-otlp-endpoint=http://127.0.0.1:{collector.server_port}"
     with tempfile.TemporaryDirectory() as folder:
-        plain = Gateway(arguments, "--log-filter=error")
-        traced = Gateway(arguments, "--log-filter=error", traces)
-        guarded = Gateway(arguments, "--picker-metrics=true", traces, guards=Guards(Path(folder)))
-        try:
-            measure_idle(plain)
-            table, held = measure(plain, traced, guarded, arguments)
-        finally:
-            for gateway in (plain, traced, guarded):
-                gateway.close()
+        guards = Guards(Path(folder))
+
+        def start(*flags: str, **guarded: Any) -> Gateway:
+            threads = len(arguments.processors)
+            return Gateway(arguments.gateway, arguments.model, threads, flags, arguments.processors, **guarded)
+
+        def plain() -> Gateway:
+            return start("--log-filter=error")
+
+        def traced() -> Gateway:
+            return start("--log-filter=error", traces)
+
+        def guarded() -> Gateway:
+            return start("--picker-metrics=true", traces, *guards.flags, certificate=guards.certificate, headers=guards.headers)
+
+        with plain() as gateway:
+            measure_idle(gateway)
+        kinds = {"off": plain, "off again": plain, "scraped": plain, "traced": traced, "all on": guarded}
+        table, held = measure(kinds, arguments)
     print(table.markdown())
     sys.exit(0 if held else 1)
 
