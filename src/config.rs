@@ -176,9 +176,9 @@ pub struct EngineSettings {
     /// Bytes for kept beginnings of prompts; 0 keeps none. Default: a quarter of what is free, at most 1Gi.
     #[arg(long, env = "INFERENCE_PREFIX_MEMORY", value_name = "BYTES", value_parser = parse_bytes)]
     pub prefix_memory: Option<u64>,
-    /// Whether caches lie in huge pages (auto, always, never): up to a few percent faster in batches, but each row costs the
-    /// memory of its whole context as soon as it is used. `auto`: where all rows at their longest take at most an
-    /// eighth of the process's memory.
+    /// Whether weights and caches lie in huge pages (auto, always, never). Weights cost nothing there, and a text generated alone
+    /// comes a tenth faster. Caches: up to a few percent faster in batches, but each row costs the memory of its whole context as
+    /// soon as it is used; with `auto` only where all rows at their longest take at most an eighth of the process's memory.
     #[arg(long, env = "INFERENCE_HUGE_PAGES", default_value = "auto", value_name = "WHEN")]
     pub huge_pages: HugePages,
     /// An engine step that takes longer makes its model unready, and twice as long fails /livez.

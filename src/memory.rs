@@ -2,10 +2,14 @@
 //!
 //! With `engine/ort`, the only place with `unsafe`.
 
+mod huge;
+
 use std::fs;
 use std::ops::{Deref, DerefMut, Range};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
+
+pub use huge::use_huge_pages;
 
 /// Bytes that this process may use: the limit of its cgroup, or the machine's memory.
 ///

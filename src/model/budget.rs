@@ -25,7 +25,8 @@ pub struct MemoryLimits {
     pub prefix_bytes: Option<u64>,
 }
 
-/// Whether the caches of rows lie in huge pages: faster to find, but a row costs the memory of its whole context at once.
+/// Whether weights and the caches of rows lie in huge pages, which are faster to find. `Auto` and `Always` are about caches, of which
+/// a row then costs the memory of its whole context at once; weights lie there with both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum HugePages {

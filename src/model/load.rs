@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -257,6 +258,12 @@ pub(super) fn start(runtime: &Runtime, opened: Opened, metrics: &Metrics) -> Res
         prefix_bytes = budget.prefix_bytes,
         "memory budget"
     );
+    if limits.huge_pages != HugePages::Never {
+        // Not on the loading thread: what waits for memory meanwhile would wait for a thread that gives way.
+        let began = Instant::now();
+        let bytes = memory::use_huge_pages();
+        tracing::info!(%model, bytes, duration_ms = began.elapsed().as_millis() as u64, "memory in huge pages");
+    }
     let engine_limits = EngineLimits {
         chunk_tokens: limits.chunk_tokens,
         queue: limits.queue,
