@@ -98,4 +98,5 @@ class Gateway:
                     if self._ask(connection, "GET", "/readyz")[0] == 200:
                         return
             time.sleep(0.05)
+        self._process.kill()
         sys.exit(f"did not get ready: {self.executable}")

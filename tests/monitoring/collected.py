@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import yaml
 from monitored import tool
@@ -38,15 +38,7 @@ class Collected(Programs):
         self._batches: list[str] = []
         self.grpc = self.http = ""
 
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def _start(self) -> None:
+    def _begin(self) -> None:
         batches = self._batches
 
         class Sink(http.server.BaseHTTPRequestHandler):

@@ -7,7 +7,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from typing import Any, Self
+from typing import Any
 
 import yaml
 from monitored import ALERTS, ROOT, tool
@@ -29,15 +29,7 @@ class Setting(Programs):
         self.list = self.folder / "models.yaml"
         self.api = self.ops = self.prometheus = ""
 
-    def __enter__(self) -> Self:
-        try:
-            self._start()
-        except BaseException:
-            self._stack.close()
-            raise
-        return self
-
-    def _start(self) -> None:
+    def _begin(self) -> None:
         tiny = ROOT / "prepared" / "tiny"
         assert tiny.exists(), f"{tiny} is missing: run `make prepare-tests`"
         for name in ("llama", "gpt2"):

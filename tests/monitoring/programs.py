@@ -56,7 +56,15 @@ class Programs:
         self.folder = Path(self._stack.enter_context(TemporaryDirectory()))
 
     def __enter__(self) -> Self:
+        try:
+            self._begin()
+        except BaseException:
+            self._stack.close()
+            raise
         return self
+
+    def _begin(self) -> None:
+        """What runs from the beginning."""
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
