@@ -6,6 +6,7 @@ mod access;
 mod cluster;
 mod declare;
 mod exemplars;
+mod family;
 mod latencies;
 mod lifecycle;
 mod model;
@@ -13,20 +14,19 @@ mod picker;
 mod process;
 mod reference;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use prometheus::core::Collector;
-use prometheus::proto::{Metric, MetricFamily};
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
+use prometheus::{IntCounter, IntGauge};
+
+use crate::openmetrics::{Format, Writer};
 
 use access::AccessFamilies;
 pub use access::{CallerMetrics, FollowedFile, Refusal, ReviewOutcome, Stranger};
 use cluster::Cluster;
 pub use cluster::WriteOutcome;
-use declare::{Declare, Declared};
+use declare::{Declare, Declared, Families};
 use exemplars::Traced;
-pub use exemplars::{Exemplar, Exemplars};
+use family::Family;
 use lifecycle::Lifecycle;
 pub use lifecycle::{LoadPhase, SwapKind};
 use model::ModelFamilies;
@@ -101,20 +101,19 @@ impl SpanOutcome {
     }
 }
 
-/// All metrics, with the registry that gathers them.
+/// All metrics.
 pub struct Metrics {
-    registry: Registry,
+    families: Families,
     declared: Vec<Declared>,
-    exemplars: Exemplars,
     /// Tokens of a block, where endpoint pickers are told.
     picker_block_tokens: Option<usize>,
-    http_requests: IntCounterVec,
+    http_requests: Family<IntCounter>,
     http_request_duration: Traced,
     inference_duration: Traced,
     active_connections: IntGauge,
-    trace_spans: IntCounterVec,
+    trace_spans: Family<IntCounter>,
     refused_connections: IntCounter,
-    ready: IntGaugeVec,
+    ready: Family<IntGauge>,
     access: AccessFamilies,
     cluster: Cluster,
     lifecycle: Lifecycle,
@@ -129,9 +128,8 @@ impl Metrics {
         let build = on.gauges("build_info", "1 for the version that runs.", &["version"]);
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let metrics = Self {
-            registry: Registry::new(),
+            families: Families::new(),
             declared: Vec::new(),
-            exemplars: Exemplars::default(),
             picker_block_tokens: None,
             http_requests: on.counters(
                 "http_requests_total",
@@ -165,19 +163,14 @@ impl Metrics {
             models: ModelFamilies::new(&on),
             process: Process::new(&on),
         };
-        let (registry, declared, exemplars) = on.done();
-        Self { registry, declared, exemplars, ..metrics }
+        let (families, declared) = on.done();
+        Self { families, declared, ..metrics }
     }
 
     /// Adds the families that endpoint pickers look for; a block has so many tokens.
     #[must_use]
     pub fn for_pickers(self, block_tokens: usize) -> Self {
         Self { picker_block_tokens: Some(block_tokens), ..self }
-    }
-
-    /// The sampled requests behind the latencies.
-    pub fn exemplars(&self) -> &Exemplars {
-        &self.exemplars
     }
 
     /// The metrics of a loaded model. `model` is a name that the operator chose, never one that a client sent.
@@ -218,15 +211,18 @@ impl Metrics {
         self.ready.with_label_values(SINGLE).set(i64::from(ready));
     }
 
-    /// Everything, for an exposition.
-    pub fn gather(&self) -> Vec<MetricFamily> {
+    /// Everything that has a value, by its name.
+    pub fn exposition(&self, format: Format) -> String {
         self.process.refresh();
         self.models.refresh();
-        let mut families = self.registry.gather();
-        if let Some(block_tokens) = self.picker_block_tokens {
-            families.extend(self.models.sums(block_tokens).families());
+        let mut writer = Writer::new(format);
+        for family in self.families.values() {
+            family.write(&mut writer);
         }
-        families
+        if let Some(block_tokens) = self.picker_block_tokens {
+            self.models.sums(block_tokens).write(&mut writer);
+        }
+        writer.finish()
     }
 }
 
@@ -243,13 +239,6 @@ impl Default for Metrics {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// The values that a label has among the metrics of a family.
-fn label_values(family: &IntGaugeVec, label: &str) -> BTreeSet<String> {
-    let families = family.collect();
-    let labels = families.iter().flat_map(MetricFamily::get_metric).flat_map(Metric::get_label);
-    labels.filter(|pair| pair.name() == label).map(|pair| pair.value().to_owned()).collect()
 }
 
 #[cfg(test)]

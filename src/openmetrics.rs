@@ -1,7 +1,7 @@
-//! Gathered metric families → the text that a scraper asked for.
+//! How metrics are written: in the format that a scraper asked for.
 //!
-//! `metrics.rs` declares and gathers, the HTTP side answers; in between this file chooses the format by the `Accept` header
-//! and writes it: OpenMetrics 1.0, unless the client asks for the older Prometheus text. It must never change a number.
+//! The HTTP side asks, `metrics.rs` tells family by family; this file chooses the format by the `Accept` header and writes it:
+//! OpenMetrics 1.0, unless the client asks for the older Prometheus text. It must never change a number.
 //!
 //! Declared names are those of Prometheus. The formats differ in what a counter is called: `name_total` in Prometheus;
 //! in OpenMetrics the family is `name` and its sample `name_total`.
@@ -10,13 +10,9 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use prometheus::TextEncoder;
-use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
-use thiserror::Error;
-
-use crate::metrics::{Exemplar, Exemplars};
+use prometheus::proto::Histogram;
 
 /// Units in names: only what a family name ends with may be declared as its unit.
 const UNITS: [&str; 4] = ["seconds", "bytes", "tokens", "ratio"];
@@ -25,22 +21,6 @@ const UNITS: [&str; 4] = ["seconds", "bytes", "tokens", "ratio"];
 const ANSWER_BYTES: usize = 64 << 10;
 /// 2⁵³: to here a number with 64 bits tells integers apart.
 const MOST_EXACT: f64 = 9_007_199_254_740_992.0;
-
-/// Metrics that cannot be written.
-#[derive(Debug, Error)]
-pub enum OpenMetricsError {
-    /// A kind of metric that this process does not declare.
-    #[error("failed to write metric {name}: {kind:?} is neither counter nor gauge nor histogram")]
-    Kind {
-        /// Name of the family.
-        name: String,
-        /// Its kind.
-        kind: MetricType,
-    },
-    /// The encoder for Prometheus text refused them.
-    #[error("failed to write metrics as prometheus text")]
-    Prometheus(#[source] prometheus::Error),
-}
 
 /// A text format for metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,55 +102,20 @@ impl<'accept> Range<'accept> {
     }
 }
 
-/// Writes the families of a registry.
-///
-/// # Errors
-/// [`OpenMetricsError::Kind`] for summaries and untyped metrics, [`OpenMetricsError::Prometheus`] for families without
-/// name or metrics; a registry gathers neither when only counters, gauges and histograms are declared.
-pub fn encode(
-    families: &[MetricFamily],
-    exemplars: &Exemplars,
-    format: Format,
-) -> Result<String, OpenMetricsError> {
-    let kinds = families.iter().map(Kind::of).collect::<Result<Vec<_>, _>>()?;
-    match format {
-        Format::Prometheus => {
-            TextEncoder::new().encode_to_string(families).map_err(OpenMetricsError::Prometheus)
-        }
-        Format::OpenMetrics { exemplars: wanted } => {
-            let exemplars = wanted.then_some(exemplars);
-            let mut writer =
-                Writer { out: String::with_capacity(ANSWER_BYTES), exemplars, bounds: HashMap::new() };
-            for (family, kind) in families.iter().zip(kinds) {
-                writer.family(family, kind);
-            }
-            writer.out.push_str("# EOF\n");
-            Ok(writer.out)
-        }
-    }
-}
-
 /// The kinds of metric that this process declares.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Goes up.
     Counter,
+    /// Goes up and down.
     Gauge,
+    /// Counts values by their size.
     Histogram,
 }
 
 impl Kind {
-    fn of(family: &MetricFamily) -> Result<Self, OpenMetricsError> {
-        match family.get_field_type() {
-            MetricType::COUNTER => Ok(Self::Counter),
-            MetricType::GAUGE => Ok(Self::Gauge),
-            MetricType::HISTOGRAM => Ok(Self::Histogram),
-            kind @ (MetricType::SUMMARY | MetricType::UNTYPED) => {
-                Err(OpenMetricsError::Kind { name: family.name().to_owned(), kind })
-            }
-        }
-    }
-
-    fn label(self) -> &'static str {
+    /// As it is written.
+    pub fn label(self) -> &'static str {
         match self {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
@@ -179,20 +124,120 @@ impl Kind {
     }
 }
 
-/// The answer as far as it is written. A gateway with one model tells some 35 KB, and endpoint pickers ask twenty times a
-/// second: lines are put together from pieces, and only what differs is formatted.
-struct Writer<'all> {
+/// A request that was counted in a bucket.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Exemplar {
+    /// Its trace.
+    pub trace_id: u128,
+    /// What was observed, within the bounds of the bucket.
+    pub value: f64,
+    /// When.
+    pub at: SystemTime,
+}
+
+/// An exposition as far as it is written: families one after the other, each with its samples. A gateway with one model tells
+/// some 35 KB, and endpoint pickers ask twenty times a second: lines are put together from pieces, and only what differs is
+/// formatted.
+pub struct Writer {
+    format: Format,
     out: String,
-    exemplars: Option<&'all Exemplars>,
+    /// What the samples of the family are called.
+    sample: String,
     /// Bounds of buckets as they are written. Many histograms share them.
     bounds: HashMap<u64, String>,
 }
 
-impl Writer<'_> {
+impl Writer {
+    /// Nothing is written yet.
+    pub fn new(format: Format) -> Self {
+        let out = String::with_capacity(ANSWER_BYTES);
+        Self { format, out, sample: String::new(), bounds: HashMap::new() }
+    }
+
+    /// Begins a family, of which there is one of each name.
+    pub fn family(&mut self, declared: &str, kind: Kind, help: &str) {
+        let is_open_metrics = self.is_open_metrics();
+        let name = match kind {
+            Kind::Counter if is_open_metrics => declared.strip_suffix("_total").unwrap_or(declared),
+            Kind::Counter | Kind::Gauge | Kind::Histogram => declared,
+        };
+        self.push(&["# TYPE ", name, " ", kind.label(), "\n"]);
+        if let Some(unit) = unit(name).filter(|_| is_open_metrics) {
+            self.push(&["# UNIT ", name, " ", unit, "\n"]);
+        }
+        let help = if is_open_metrics { escaped(help) } else { escaped_help(help) };
+        self.push(&["# HELP ", name, " ", &help, "\n"]);
+        name.clone_into(&mut self.sample);
+        if kind == Kind::Counter && is_open_metrics {
+            self.sample.push_str("_total");
+        }
+    }
+
+    /// Adds the value of a counter or a gauge. `labels` are those that [`labels`] wrote.
+    pub fn value(&mut self, labels: &str, value: f64) {
+        self.begin_line("", labels);
+        self.end_line(value);
+    }
+
+    /// Adds a histogram, whose buckets are cumulative; that of +∞ is added, as the crate leaves it out. The exemplars, if any, are
+    /// those of the buckets, and stand behind their values where they are wanted.
+    pub fn histogram(&mut self, labels: &str, histogram: &Histogram, exemplars: &[Option<Exemplar>]) {
+        let exemplars = if self.has_exemplars() { exemplars } else { &[] };
+        let mut exemplars = exemplars.iter();
+        let comma = if labels.is_empty() { "" } else { "," };
+        let before_bound = [&self.sample, "_bucket{", labels, comma, "le=\""].concat();
+        let bounded = histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound() < f64::INFINITY);
+        let bounded = bounded.map(|bucket| (Some(bucket.upper_bound()), bucket.cumulative_count()));
+        for (bound, count) in bounded.chain([(None, histogram.get_sample_count())]) {
+            self.out.push_str(&before_bound);
+            self.push_bound(bound);
+            self.push(&["\"} ", itoa::Buffer::new().format(count)]);
+            if let Some(exemplar) = exemplars.next().and_then(Option::as_ref) {
+                self.push_exemplar(exemplar);
+            }
+            self.out.push('\n');
+        }
+        self.begin_line("_sum", labels);
+        self.end_line(histogram.get_sample_sum());
+        self.begin_line("_count", labels);
+        self.push(&[itoa::Buffer::new().format(histogram.get_sample_count()), "\n"]);
+    }
+
+    /// The whole exposition.
+    pub fn finish(mut self) -> String {
+        if self.is_open_metrics() {
+            self.out.push_str("# EOF\n");
+        }
+        self.out
+    }
+
+    fn is_open_metrics(&self) -> bool {
+        matches!(self.format, Format::OpenMetrics { .. })
+    }
+
+    fn has_exemplars(&self) -> bool {
+        matches!(self.format, Format::OpenMetrics { exemplars: true })
+    }
+
     fn push(&mut self, pieces: &[&str]) {
         for piece in pieces {
             self.out.push_str(piece);
         }
+    }
+
+    fn begin_line(&mut self, suffix: &str, labels: &str) {
+        self.out.push_str(&self.sample);
+        self.out.push_str(suffix);
+        if !labels.is_empty() {
+            self.push(&["{", labels, "}"]);
+        }
+        self.out.push(' ');
+    }
+
+    /// Adds a value and ends its line.
+    fn end_line(&mut self, value: f64) {
+        self.push_number(value);
+        self.out.push('\n');
     }
 
     /// Adds a value, exactly: the shortest decimal number that is this one.
@@ -205,10 +250,10 @@ impl Writer<'_> {
         }
     }
 
-    /// Adds a value and ends its line.
-    fn end_line(&mut self, value: f64) {
-        self.push_number(value);
-        self.out.push('\n');
+    fn push_bound(&mut self, bound: Option<f64>) {
+        let Some(bound) = bound else { return self.out.push_str("+Inf") };
+        let spell = if self.is_open_metrics() { canonical } else { number };
+        self.out.push_str(self.bounds.entry(bound.to_bits()).or_insert_with(|| spell(bound)));
     }
 
     fn push_exemplar(&mut self, exemplar: &Exemplar) {
@@ -218,95 +263,39 @@ impl Writer<'_> {
         self.push_number(*value);
         self.push(&[" ", &format!("{seconds:.3}")]);
     }
-
-    fn family(&mut self, family: &MetricFamily, kind: Kind) {
-        let declared = family.name();
-        let name = match kind {
-            Kind::Counter => declared.strip_suffix("_total").unwrap_or(declared),
-            Kind::Gauge | Kind::Histogram => declared,
-        };
-        self.push(&["# TYPE ", name, " ", kind.label(), "\n"]);
-        if let Some(unit) = unit(name) {
-            self.push(&["# UNIT ", name, " ", unit, "\n"]);
-        }
-        self.push(&["# HELP ", name, " ", &escaped(family.help()), "\n"]);
-        for metric in family.get_metric() {
-            let labels = labels(metric.get_label());
-            match kind {
-                Kind::Counter => {
-                    self.push(&[name, "_total", &in_braces(&labels), " "]);
-                    self.end_line(metric.get_counter().get_value());
-                }
-                Kind::Gauge => {
-                    self.push(&[name, &in_braces(&labels), " "]);
-                    self.end_line(metric.get_gauge().get_value());
-                }
-                Kind::Histogram => self.histogram(name, &labels, metric),
-            }
-        }
-    }
-
-    /// The buckets are cumulative already; the one of +∞ is added, as the crate leaves it out. Exemplars stand behind the values.
-    fn histogram(&mut self, name: &str, labels: &str, metric: &Metric) {
-        let histogram = metric.get_histogram();
-        let exemplars = self.exemplars.and_then(|all| all.of(name, metric)).unwrap_or_default();
-        let mut exemplars = exemplars.iter();
-        let comma = if labels.is_empty() { "" } else { "," };
-        let before_bound = [name, "_bucket{", labels, comma, "le=\""].concat();
-        let bounded = histogram.get_bucket().iter().filter(|bucket| bucket.upper_bound() < f64::INFINITY);
-        let bounded = bounded.map(|bucket| (Some(bucket.upper_bound()), bucket.cumulative_count()));
-        for (bound, count) in bounded.chain([(None, histogram.get_sample_count())]) {
-            self.out.push_str(&before_bound);
-            match bound {
-                Some(bound) => {
-                    self.out.push_str(self.bounds.entry(bound.to_bits()).or_insert_with(|| canonical(bound)));
-                }
-                None => self.out.push_str("+Inf"),
-            }
-            self.push(&["\"} ", itoa::Buffer::new().format(count)]);
-            if let Some(exemplar) = exemplars.next().and_then(Option::as_ref) {
-                self.push_exemplar(exemplar);
-            }
-            self.out.push('\n');
-        }
-        let labels = in_braces(labels);
-        self.push(&[name, "_sum", &labels, " "]);
-        self.end_line(histogram.get_sample_sum());
-        self.push(&[
-            name,
-            "_count",
-            &labels,
-            " ",
-            itoa::Buffer::new().format(histogram.get_sample_count()),
-            "\n",
-        ]);
-    }
 }
 
-/// Labels as they are written, with commas between them.
-fn labels(labels: &[LabelPair]) -> String {
+/// Labels as they are written, by their names, with commas between them.
+pub fn labels<'text>(pairs: impl IntoIterator<Item = (&'text str, &'text str)>) -> String {
+    let mut pairs: Vec<(&str, &str)> = pairs.into_iter().collect();
+    pairs.sort_unstable();
     let mut written = String::new();
-    for label in labels {
+    for (name, value) in pairs {
         let comma = if written.is_empty() { "" } else { "," };
-        for piece in [comma, label.name(), "=\"", &escaped(label.value()), "\""] {
+        for piece in [comma, name, "=\"", &escaped(value), "\""] {
             written.push_str(piece);
         }
     }
     written
 }
 
-fn in_braces(labels: &str) -> String {
-    if labels.is_empty() { String::new() } else { ["{", labels, "}"].concat() }
-}
-
 fn unit(name: &str) -> Option<&'static str> {
     UNITS.into_iter().find(|unit| name.strip_suffix(unit).is_some_and(|before| before.ends_with('_')))
 }
 
-/// Escapes help texts and label values: the same in OpenMetrics.
+/// Escapes label values, in OpenMetrics also help texts.
 fn escaped(text: &str) -> Cow<'_, str> {
     if text.contains(['\\', '\n', '"']) {
         text.replace('\\', "\\\\").replace('\n', "\\n").replace('"', "\\\"").into()
+    } else {
+        text.into()
+    }
+}
+
+/// Escapes help texts in Prometheus text.
+fn escaped_help(text: &str) -> Cow<'_, str> {
+    if text.contains(['\\', '\n']) {
+        text.replace('\\', "\\\\").replace('\n', "\\n").into()
     } else {
         text.into()
     }

@@ -1,12 +1,13 @@
 //! Writers: what they write is read back, by a reader of the specification and not by its inverse, and is what was put in.
 
-use prometheus::core::Collector;
-use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts};
+use std::time::{Duration, UNIX_EPOCH};
+
+use prometheus::core::Metric;
+use prometheus::{Histogram, HistogramOpts};
 use serde::{Deserialize, Serialize};
 
 use crate::http::fuzzing::events;
-use crate::metrics::Exemplars;
-use crate::openmetrics::{Format, encode};
+use crate::openmetrics::{Exemplar, Format, Kind, Writer, labels};
 
 /// Separates texts in the input of a target: a byte that no UTF-8 has.
 const BETWEEN: u8 = 0xff;
@@ -61,34 +62,48 @@ pub(super) fn open_metrics(input: &[u8]) {
     let mut text = || texts.next().unwrap_or_default();
     let (help, first, second) = (text(), text(), text());
     let number = f64::from_le_bytes(*input.last_chunk().unwrap_or(&[0; 8]));
-    let labels = [first.as_str(), second.as_str()];
-    // The crate refuses to declare a metric without a help.
-    let help = if help.is_empty() { "h".to_owned() } else { help };
-    let options = || Opts::new("fuzz_bytes", &help);
-    let names = ["one", "two"];
-
-    let gauges = GaugeVec::new(options(), &names).expect("the names are good");
-    gauges.with_label_values(&labels).set(number);
-    let family = written(&gauges, "gauge", &help);
+    let written_labels = labels([("one", first.as_str()), ("two", second.as_str())]);
     let sample = |suffix: &str| format!("fuzz_bytes{suffix}");
     let labelled = vec![("one".to_owned(), first.clone()), ("two".to_owned(), second.clone())];
-    let value: f64 = only(&family, &sample(""), &labelled).parse().expect("a number");
-    assert!(value.to_bits() == number.to_bits() || (value.is_nan() && number.is_nan()), "{value} {number}");
 
-    let counters = IntCounterVec::new(options(), &names).expect("the names are good");
-    counters.with_label_values(&labels).inc_by(u64::from(input.first().copied().unwrap_or(0)));
-    let family = written(&counters, "counter", &help);
-    assert_eq!(only(&family, &sample("_total"), &labelled), input.first().copied().unwrap_or(0).to_string());
+    let family = written(Kind::Gauge, &help, |writer| writer.value(&written_labels, number));
+    assert_number(only(&family, &sample(""), &labelled), number);
 
-    let options = HistogramOpts::new("fuzz_bytes", &help).buckets(vec![1.0, 1e6]);
-    let histograms = HistogramVec::new(options, &names).expect("the names are good");
-    histograms.with_label_values(&labels).observe(number);
-    let family = written(&histograms, "histogram", &help);
+    let count = input.first().copied().unwrap_or(0);
+    let family = written(Kind::Counter, &help, |writer| writer.value(&written_labels, f64::from(count)));
+    assert_eq!(only(&family, &sample("_total"), &labelled), count.to_string());
+
+    let options = HistogramOpts::new("fuzz_bytes", "h").buckets(vec![1.0, 1e6]);
+    let histogram = Histogram::with_opts(options).expect("the name is good");
+    histogram.observe(number);
+    let metric = histogram.metric();
+    let trace_id = u128::from(number.to_bits());
+    let at = UNIX_EPOCH + Duration::from_secs(u64::from(count));
+    let exemplar = Exemplar { trace_id, value: number, at };
+    let family = written(Kind::Histogram, &help, |writer| {
+        writer.histogram(&written_labels, metric.get_histogram(), &[None, Some(exemplar)]);
+    });
     for (bound, holds) in [("1.0", number <= 1.0), ("1e+06", number <= 1e6), ("+Inf", true)] {
         let with_bound = [labelled.clone(), vec![("le".to_owned(), bound.to_owned())]].concat();
-        assert_eq!(only(&family, &sample("_bucket"), &with_bound), u8::from(holds).to_string());
+        let told = only(&family, &sample("_bucket"), &with_bound);
+        let (told, exemplar) = told.split_once(" # ").map_or((told, None), |(told, rest)| (told, Some(rest)));
+        assert_eq!(told, u8::from(holds).to_string());
+        assert_eq!(exemplar.is_some(), bound == "1e+06");
+        if let Some(exemplar) = exemplar {
+            let begin = format!("{{trace_id=\"{trace_id:032x}\"}} ");
+            let (value, seconds) =
+                exemplar.strip_prefix(&begin).and_then(|rest| rest.split_once(' ')).expect("all");
+            assert_number(value, number);
+            assert_eq!(seconds, format!("{count}.000"));
+        }
     }
     assert_eq!(only(&family, &sample("_count"), &labelled), "1");
+}
+
+/// It reads as this number, to the last bit.
+fn assert_number(text: &str, number: f64) {
+    let read: f64 = text.parse().expect("a number");
+    assert!(read.to_bits() == number.to_bits() || (read.is_nan() && number.is_nan()), "{text} {number}");
 }
 
 /// A sample as it was read.
@@ -108,13 +123,15 @@ fn only<'a>(samples: &'a [Sample], name: &str, labels: &[(String, String)]) -> &
 }
 
 /// The samples of the only family, which is of this kind and has this help.
-fn written(metrics: &impl Collector, kind: &str, help: &str) -> Vec<Sample> {
-    let format = Format::OpenMetrics { exemplars: true };
-    let text = encode(&metrics.collect(), &Exemplars::default(), format).expect("the kinds are ours");
+fn written(kind: Kind, help: &str, write: impl FnOnce(&mut Writer)) -> Vec<Sample> {
+    let mut writer = Writer::new(Format::OpenMetrics { exemplars: true });
+    writer.family("fuzz_bytes", kind, help);
+    write(&mut writer);
+    let text = writer.finish();
     let lines = text.strip_suffix("# EOF\n").expect("the end is marked");
     let lines = lines.strip_suffix('\n').expect("a line ends").split('\n');
     let (told, samples): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.starts_with('#'));
-    assert_eq!(told[0], format!("# TYPE fuzz_bytes {kind}"));
+    assert_eq!(told[0], format!("# TYPE fuzz_bytes {}", kind.label()));
     assert_eq!(told[1], "# UNIT fuzz_bytes bytes");
     let read = told[2].strip_prefix("# HELP fuzz_bytes ").expect("the help is told");
     let (read, rest) = unescaped(read);
@@ -122,7 +139,7 @@ fn written(metrics: &impl Collector, kind: &str, help: &str) -> Vec<Sample> {
     samples.into_iter().map(sample).collect()
 }
 
-/// One line, without timestamp, which this writer has none of, and exemplar, which none of these metrics has.
+/// One line; an exemplar stays with the value. This writer has no timestamps.
 ///
 /// From: OpenMetrics 1.0.0, §"ABNF".
 fn sample(line: &str) -> Sample {

@@ -43,18 +43,8 @@ mod tests {
     fn who_leaves_before_anything_has_begun_is_counted_and_nobody_else() {
         let metrics = Metrics::new();
         let cancelled = || -> f64 {
-            let mut count = 0.0;
-            for family in metrics.gather() {
-                if family.name() != "inference_gateway_generations_total" {
-                    continue;
-                }
-                for one in family.get_metric() {
-                    if one.get_label().iter().any(|label| label.value() == "cancelled") {
-                        count += one.get_counter().get_value();
-                    }
-                }
-            }
-            count
+            let sample = "inference_gateway_generations_total{finish_reason=\"cancelled\",model=\"a\"}";
+            metrics.sample(sample).unwrap_or_default()
         };
         let preparing = || Preparing {
             metrics: metrics.model("a"),

@@ -19,11 +19,16 @@ pub(super) async fn last_answers(
     request: Request,
     next: Next,
 ) -> Response {
-    // HTTP/2 knows no such header: its connections end with a GOAWAY, which loses nothing.
-    let is_marked = request.version() <= Version::HTTP_11;
+    let version = request.version();
     let mut response = next.run(request).await;
-    if is_marked && *phase.borrow() > Phase::Serving {
+    mark(&mut response, version, *phase.borrow());
+    response
+}
+
+/// Marks an answer to a request of this version if it is to be the last one.
+pub(super) fn mark(response: &mut Response, version: Version, phase: Phase) {
+    // HTTP/2 knows no such header: its connections end with a GOAWAY, which loses nothing.
+    if version <= Version::HTTP_11 && phase > Phase::Serving {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    response
 }

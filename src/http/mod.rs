@@ -38,6 +38,7 @@ use axum::http::StatusCode;
 use axum::middleware;
 use axum::response::Response;
 use tokio::sync::watch;
+use utoipa_axum::router::OpenApiRouter;
 
 pub use admin::{Admin, ListedIn, admin_router};
 pub use controller::{ControllerOps, controller_router};
@@ -92,28 +93,39 @@ pub struct HttpLimits {
 
 /// Everything a client needs.
 pub fn api_router(api: &Arc<Api>) -> Router {
-    let (routes, document) = api_routes(api.limits.metrics_on_api);
+    let Routes { asked: routes, scraped, document } = api_routes(api.limits.metrics_on_api);
     let routes = if api.limits.playground { routes.merge(playground::routes()) } else { routes };
     let routes = routes
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(Extension(openapi::Served::new(&document)))
         .with_state(Arc::clone(api));
+    let scraped = scraped.method_not_allowed_fallback(wrong_method).with_state(Arc::clone(api));
     routes
         .layer(middleware::from_fn_with_state(api.limits.body_timeout, slow_bodies::bound))
         .layer(middleware::from_fn_with_state(Arc::clone(api), access::enter))
         .layer(middleware::from_fn(panics::caught))
         .layer(middleware::from_fn_with_state(api.phase.clone(), leaving::last_answers))
         .layer(middleware::from_fn_with_state(Arc::clone(api), observe::observe))
+        .merge(scraped.layer(middleware::from_fn_with_state(Arc::clone(api), observe::observe_scrape)))
 }
 
 /// The routes of the API listener, and the document that describes them.
-fn api_routes(with_metrics: bool) -> (Router<Arc<Api>>, utoipa::openapi::OpenApi) {
+struct Routes {
+    asked: Router<Arc<Api>>,
+    /// Those that are asked many times a second.
+    scraped: Router<Arc<Api>>,
+    document: utoipa::openapi::OpenApi,
+}
+
+fn api_routes(with_metrics: bool) -> Routes {
     let routes = openapi::router().merge(native::routes()).merge(openai::routes());
     let routes = routes.merge(oip::routes()).merge(tgi::routes()).merge(ops::probes());
-    let routes = if with_metrics { routes.merge(ops::measured()) } else { routes };
-    let (routes, document) = routes.merge(openapi::routes()).split_for_parts();
-    (routes, openapi::complete(document))
+    let (asked, mut document) = routes.merge(openapi::routes()).split_for_parts();
+    let scraped = if with_metrics { ops::measured() } else { OpenApiRouter::default() };
+    let (scraped, described) = scraped.split_for_parts();
+    document.merge(described);
+    Routes { asked, scraped, document: openapi::complete(document) }
 }
 
 /// Probes and metrics alone, for a listener that load on the API cannot fail. Not logged and not counted.

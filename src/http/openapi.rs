@@ -88,7 +88,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
 
 /// The document of all that the API listener serves, as JSON that ends with a line break.
 pub fn printed() -> String {
-    text(&super::api_routes(true).1)
+    text(&super::api_routes(true).document)
 }
 
 fn text(document: &Document) -> String {

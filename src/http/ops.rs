@@ -247,11 +247,5 @@ fn answers(ready: bool, state: ModelState) -> Option<bool> {
 pub(super) fn exposition(metrics: &Metrics, headers: &HeaderMap) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     let format = openmetrics::negotiate(accept);
-    match openmetrics::encode(&metrics.gather(), metrics.exemplars(), format) {
-        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "failed to write the metrics");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
+    ([(header::CONTENT_TYPE, format.content_type())], metrics.exposition(format)).into_response()
 }

@@ -18,8 +18,17 @@ pub(super) async fn caught(
     next: Next,
 ) -> Response {
     let dialect = Dialect::of_path(request.uri().path());
+    answered(dialect, &request_id, next.run(request)).await
+}
+
+/// The answer of a handler, or the one for a handler that panics.
+pub(super) async fn answered(
+    dialect: Dialect,
+    request_id: &RequestId,
+    handler: impl Future<Output = Response>,
+) -> Response {
     // Nothing of a request outlives its handler but what is shared, and that holds its own locks, which a panic poisons.
-    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+    match AssertUnwindSafe(handler).catch_unwind().await {
         Ok(response) => response,
         Err(panic) => {
             let text = panic.downcast_ref::<&str>().copied();
@@ -27,7 +36,7 @@ pub(super) async fn caught(
             tracing::error!(panic = message.unwrap_or_default(), "a handler panicked");
             let message = "the gateway failed to answer, by a fault of its own";
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
-                .respond_in(dialect, &request_id)
+                .respond_in(dialect, request_id)
         }
     }
 }

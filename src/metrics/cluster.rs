@@ -2,23 +2,24 @@
 
 use std::collections::BTreeSet;
 
-use prometheus::{IntCounterVec, IntGaugeVec};
+use prometheus::{IntCounter, IntGauge};
 
-use super::{Declare, SINGLE, label_values};
+use super::family::Family;
+use super::{Declare, SINGLE};
 
 /// Values of the label `phase` of a rollout.
 const PHASES: [&str; 7] = ["Idle", "Preparing", "Canary", "Rolling", "RollingBack", "Paused", "Failed"];
 
 /// The families.
 pub(super) struct Cluster {
-    watch_healthy: IntGaugeVec,
-    watch_errors: IntCounterVec,
-    writes: IntCounterVec,
-    definition_outdated: IntGaugeVec,
-    leader: IntGaugeVec,
-    leader_changes: IntCounterVec,
-    rollout_phase: IntGaugeVec,
-    rollouts: IntCounterVec,
+    watch_healthy: Family<IntGauge>,
+    watch_errors: Family<IntCounter>,
+    writes: Family<IntCounter>,
+    definition_outdated: Family<IntGauge>,
+    leader: Family<IntGauge>,
+    leader_changes: Family<IntCounter>,
+    rollout_phase: Family<IntGauge>,
+    rollouts: Family<IntCounter>,
 }
 
 impl Cluster {
@@ -131,14 +132,7 @@ impl super::Metrics {
     /// Forgets the rollouts of all models but these: the others are gone, or another controller tells of them.
     pub fn keep_rollouts_of<'model>(&self, models: impl IntoIterator<Item = &'model str>) {
         let kept: BTreeSet<&str> = models.into_iter().collect();
-        for model in label_values(&self.cluster.rollout_phase, "model") {
-            if !kept.contains(model.as_str()) {
-                for phase in PHASES {
-                    // An error means that it is gone already.
-                    drop(self.cluster.rollout_phase.remove_label_values(&[model.as_str(), phase]));
-                }
-            }
-        }
+        self.cluster.rollout_phase.retain(|values| kept.contains(values[0].as_str()));
     }
 
     /// Counts a rollout that ended. `outcome` is a word of ours.

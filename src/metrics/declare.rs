@@ -1,117 +1,112 @@
-//! How a family is declared: registered under the project's prefix, and noted for the reference page.
+//! How a family is declared: put among the others under the project's prefix, and noted for the reference page.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 
-use prometheus::core::Collector;
-use prometheus::{
-    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
-};
+use prometheus::{Counter, Gauge, Histogram, IntCounter, IntGauge};
 
-use super::exemplars::{Exemplars, Traced, TracedFamily};
+use super::exemplars::Traced;
+use super::family::{Exposed, Family, Sample};
+use crate::openmetrics::Kind;
 
-/// Names are constants of this program, so a clash is a programming error.
-const UNIQUE: &str = "metric names of this program are valid and unique";
 /// What every program tells of its process has the same names everywhere.
 const OF_ANY_PROCESS: &str = "process_";
+
+/// All families, by their names.
+pub(super) type Families = BTreeMap<String, Box<dyn Exposed>>;
 
 /// A family as it was declared.
 #[derive(Debug, Clone)]
 pub(super) struct Declared {
     pub(super) name: String,
-    pub(super) kind: &'static str,
-    pub(super) labels: Vec<String>,
+    pub(super) kind: Kind,
+    pub(super) labels: &'static [&'static str],
     pub(super) help: String,
     /// Upper bounds of a histogram's buckets.
-    pub(super) buckets: Vec<f64>,
+    pub(super) buckets: &'static [f64],
 }
 
 /// Declares metrics with the project's prefix.
 #[derive(Default)]
 pub(super) struct Declare {
-    registry: Registry,
+    families: RefCell<Families>,
     declared: RefCell<Vec<Declared>>,
-    exemplars: Exemplars,
 }
 
 impl Declare {
-    /// The registry with everything, everything that was declared, and where exemplars are.
-    pub(super) fn done(self) -> (Registry, Vec<Declared>, Exemplars) {
-        (self.registry, self.declared.into_inner(), self.exemplars)
+    /// All families, and how each was declared.
+    pub(super) fn done(self) -> (Families, Vec<Declared>) {
+        (self.families.into_inner(), self.declared.into_inner())
     }
 
-    fn register<C: Collector + Clone + 'static>(&self, metric: C, kind: &'static str, buckets: &[f64]) -> C {
-        for family in metric.desc() {
-            self.declared.borrow_mut().push(Declared {
-                name: family.fq_name.clone(),
-                kind,
-                labels: family.variable_labels.clone(),
-                help: family.help.clone(),
-                buckets: buckets.to_vec(),
-            });
-        }
-        self.registry.register(Box::new(metric.clone())).expect(UNIQUE);
-        metric
+    /// Without labels it is a family that is there once it has a value.
+    fn family<M: Sample>(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &'static [&'static str],
+        buckets: &'static [f64],
+    ) -> Family<M> {
+        let name = full(name);
+        let family = Family::<M>::new(name.clone(), help, labels, buckets);
+        let before = self.families.borrow_mut().insert(name.clone(), Box::new(family.clone()));
+        assert!(before.is_none(), "{name} is declared once");
+        let declared = Declared { name, kind: M::KIND, labels, help: help.to_owned(), buckets };
+        self.declared.borrow_mut().push(declared);
+        family
     }
 
     pub(super) fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.register(IntCounter::new(full(name), help).expect(UNIQUE), "counter", &[])
+        self.counters(name, help, &[]).with_label_values(&[])
     }
 
     pub(super) fn seconds_counter(&self, name: &str, help: &str) -> Counter {
-        self.register(Counter::new(full(name), help).expect(UNIQUE), "counter", &[])
+        self.family(name, help, &[], &[]).with_label_values(&[])
     }
 
-    /// Without labels it is a family that is there once it has a value.
-    pub(super) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        let options = Opts::new(full(name), help);
-        self.register(IntCounterVec::new(options, labels).expect(UNIQUE), "counter", &[])
+    pub(super) fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &'static [&'static str],
+    ) -> Family<IntCounter> {
+        self.family(name, help, labels, &[])
     }
 
     pub(super) fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.register(IntGauge::new(full(name), help).expect(UNIQUE), "gauge", &[])
+        self.gauges(name, help, &[]).with_label_values(&[])
     }
 
     pub(super) fn seconds_gauge(&self, name: &str, help: &str) -> Gauge {
-        self.register(Gauge::new(full(name), help).expect(UNIQUE), "gauge", &[])
+        self.ratios(name, help, &[]).with_label_values(&[])
     }
 
-    /// Without labels it is a family that is there once it has a value.
-    pub(super) fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        let options = Opts::new(full(name), help);
-        self.register(IntGaugeVec::new(options, labels).expect(UNIQUE), "gauge", &[])
+    pub(super) fn gauges(&self, name: &str, help: &str, labels: &'static [&'static str]) -> Family<IntGauge> {
+        self.family(name, help, labels, &[])
     }
 
-    pub(super) fn ratios(&self, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-        let options = Opts::new(full(name), help);
-        self.register(GaugeVec::new(options, labels).expect(UNIQUE), "gauge", &[])
-    }
-
-    pub(super) fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-        let options = HistogramOpts::new(full(name), help).buckets(buckets.to_vec());
-        self.register(Histogram::with_opts(options).expect(UNIQUE), "histogram", buckets)
+    pub(super) fn ratios(&self, name: &str, help: &str, labels: &'static [&'static str]) -> Family<Gauge> {
+        self.family(name, help, labels, &[])
     }
 
     pub(super) fn histograms(
         &self,
         name: &str,
         help: &str,
-        buckets: &[f64],
-        labels: &[&str],
-    ) -> HistogramVec {
-        let options = HistogramOpts::new(full(name), help).buckets(buckets.to_vec());
-        self.register(HistogramVec::new(options, labels).expect(UNIQUE), "histogram", buckets)
+        buckets: &'static [f64],
+        labels: &'static [&'static str],
+    ) -> Family<Histogram> {
+        self.family(name, help, labels, buckets)
     }
 
     /// A histogram with exemplars.
-    pub(super) fn traced(&self, name: &str, help: &str, buckets: &[f64]) -> Traced {
-        Traced::single(self.histogram(name, help, buckets), &full(name), buckets, &self.exemplars)
+    pub(super) fn traced(&self, name: &str, help: &str, buckets: &'static [f64]) -> Traced {
+        self.family(name, help, &[], buckets).with_label_values(&[])
     }
 
-    /// A family of histograms with exemplars, one for each model.
-    pub(super) fn traced_by_model(&self, name: &str, help: &str, bounds: &'static [f64]) -> TracedFamily {
-        let histograms = self.histograms(name, help, bounds, &["model"]);
-        TracedFamily { histograms, name: full(name), bounds, exemplars: self.exemplars.clone() }
+    /// Histograms with exemplars, one for each model.
+    pub(super) fn traced_by_model(&self, name: &str, help: &str, buckets: &'static [f64]) -> Family<Traced> {
+        self.family(name, help, &["model"], buckets)
     }
 }
 

@@ -1,16 +1,17 @@
 //! Where the time of a model's generations goes, with exemplars.
 
-use super::exemplars::{Traced, TracedFamily};
+use super::exemplars::Traced;
+use super::family::Family;
 use super::{Declare, FIRST_TOKEN_SECONDS, REQUEST_SECONDS, TOKEN_SECONDS};
 
 /// The families.
 pub(super) struct LatencyFamilies {
-    generation_duration: TracedFamily,
-    time_to_first_token: TracedFamily,
-    time_per_output_token: TracedFamily,
-    queue_duration: TracedFamily,
-    prefill_duration: TracedFamily,
-    decode_duration: TracedFamily,
+    generation_duration: Family<Traced>,
+    time_to_first_token: Family<Traced>,
+    time_per_output_token: Family<Traced>,
+    queue_duration: Family<Traced>,
+    prefill_duration: Family<Traced>,
+    decode_duration: Family<Traced>,
 }
 
 /// Those of one model.
@@ -71,12 +72,12 @@ impl LatencyFamilies {
         } = self;
         let label = &[model];
         Latencies {
-            generation_duration: generation_duration.of(label),
-            time_to_first_token: time_to_first_token.of(label),
-            time_per_output_token: time_per_output_token.of(label),
-            queue_duration: queue_duration.of(label),
-            prefill_duration: prefill_duration.of(label),
-            decode_duration: decode_duration.of(label),
+            generation_duration: generation_duration.with_label_values(label),
+            time_to_first_token: time_to_first_token.with_label_values(label),
+            time_per_output_token: time_per_output_token.with_label_values(label),
+            queue_duration: queue_duration.with_label_values(label),
+            prefill_duration: prefill_duration.with_label_values(label),
+            decode_duration: decode_duration.with_label_values(label),
         }
     }
 }

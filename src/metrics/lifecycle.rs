@@ -1,10 +1,12 @@
 //! The metrics of models coming into service and going out of it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use prometheus::{HistogramVec, IntCounter, IntCounterVec, IntGaugeVec};
+use prometheus::{Histogram, IntCounter, IntGauge};
 
-use super::{Declare, LOAD_SECONDS, SINGLE, label_values};
+use super::family::Family;
+use super::{Declare, LOAD_SECONDS, SINGLE};
 
 /// Why a revision came into service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,16 +63,16 @@ impl LoadPhase {
 
 /// The families.
 pub(super) struct Lifecycle {
-    pub(super) load_duration: HistogramVec,
-    pub(super) swap_duration: HistogramVec,
-    pub(super) swaps: IntCounterVec,
-    pub(super) rollbacks: IntCounterVec,
-    pub(super) failures: IntCounterVec,
-    pub(super) ready: IntGaugeVec,
-    pub(super) info: IntGaugeVec,
+    pub(super) load_duration: Family<Histogram>,
+    pub(super) swap_duration: Family<Histogram>,
+    pub(super) swaps: Family<IntCounter>,
+    pub(super) rollbacks: Family<IntCounter>,
+    pub(super) failures: Family<IntCounter>,
+    pub(super) ready: Family<IntGauge>,
+    pub(super) info: Family<IntGauge>,
     pub(super) fetched_bytes: IntCounter,
-    pub(super) reload_success: IntGaugeVec,
-    pub(super) reloads: IntCounterVec,
+    pub(super) reload_success: Family<IntGauge>,
+    pub(super) reloads: Family<IntCounter>,
 }
 
 impl Lifecycle {
@@ -152,17 +154,14 @@ impl super::Metrics {
 
     /// Tells of every model whether it answers; `None` of one that waits for its turn to.
     pub fn models_ready<'model>(&self, models: impl IntoIterator<Item = (&'model str, Option<bool>)>) {
-        let mut gone = label_values(&self.lifecycle.ready, "model");
+        let mut told = BTreeSet::new();
         for (model, ready) in models {
             if let Some(ready) = ready {
-                gone.remove(model);
+                told.insert(model);
                 self.lifecycle.ready.with_label_values(&[model]).set(i64::from(ready));
             }
         }
-        for model in gone {
-            // An error means that another scrape was faster.
-            drop(self.lifecycle.ready.remove_label_values(&[model]));
-        }
+        self.lifecycle.ready.retain(|values| told.contains(values[0].as_str()));
     }
 
     /// A model is not served any more: its gauges go, its counters stay.
@@ -183,20 +182,6 @@ impl super::Metrics {
     }
 
     fn forget_revisions(&self, model: &str) {
-        use prometheus::core::Collector;
-
-        for family in self.lifecycle.info.collect() {
-            for metric in family.get_metric() {
-                let labels = metric.get_label();
-                let value = |name| {
-                    labels.iter().find(|label| label.name() == name).map(prometheus::proto::LabelPair::value)
-                };
-                if let (Some(of), Some(revision)) = (value("model"), value("revision"))
-                    && of == model
-                {
-                    drop(self.lifecycle.info.remove_label_values(&[of, revision]));
-                }
-            }
-        }
+        self.lifecycle.info.retain(|values| values[0] != model);
     }
 }

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use prometheus::{GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use super::exemplars::Traced;
+use super::family::Family;
 use super::latencies::{Latencies, LatencyFamilies};
-use super::picker::{self, Sums};
-use super::{Declare, GenerationEnd, TOKEN_SECONDS, label_values};
+use super::picker::Sums;
+use super::{Declare, GenerationEnd, TOKEN_SECONDS};
 
 /// Powers of four, as the conventions of OpenTelemetry have them for tokens of a request.
 const TOKENS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0];
@@ -17,27 +18,27 @@ const BATCH_ROWS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 
 /// Families with a label `model`, from which [`ModelMetrics`] takes its own children.
 pub(super) struct ModelFamilies {
-    prompt_tokens: IntCounterVec,
-    generated_tokens: IntCounterVec,
-    generations: IntCounterVec,
-    engine_failures: IntCounterVec,
-    prompt_sizes: HistogramVec,
-    output_sizes: HistogramVec,
+    prompt_tokens: Family<IntCounter>,
+    generated_tokens: Family<IntCounter>,
+    generations: Family<IntCounter>,
+    engine_failures: Family<IntCounter>,
+    prompt_sizes: Family<Histogram>,
+    output_sizes: Family<Histogram>,
     latencies: LatencyFamilies,
-    requests_running: IntGaugeVec,
-    requests_waiting: IntGaugeVec,
-    queue_limit: IntGaugeVec,
-    rows: IntGaugeVec,
-    cache_capacity: IntGaugeVec,
-    cache_reserved: IntGaugeVec,
-    cache_usage: GaugeVec,
-    prefix_bytes: IntGaugeVec,
-    prefix_queried: IntCounterVec,
-    prefix_hit: IntCounterVec,
-    draft_proposed: IntCounterVec,
-    draft_accepted: IntCounterVec,
-    step_duration: HistogramVec,
-    step_rows: HistogramVec,
+    requests_running: Family<IntGauge>,
+    requests_waiting: Family<IntGauge>,
+    queue_limit: Family<IntGauge>,
+    rows: Family<IntGauge>,
+    cache_capacity: Family<IntGauge>,
+    cache_reserved: Family<IntGauge>,
+    cache_usage: Family<Gauge>,
+    prefix_bytes: Family<IntGauge>,
+    prefix_queried: Family<IntCounter>,
+    prefix_hit: Family<IntCounter>,
+    draft_proposed: Family<IntCounter>,
+    draft_accepted: Family<IntCounter>,
+    step_duration: Family<Histogram>,
+    step_rows: Family<Histogram>,
 }
 
 /// The metrics of one loaded model; looking up labels is done once. While a model is replaced, the old and the new one
@@ -46,8 +47,8 @@ pub(super) struct ModelFamilies {
 pub struct ModelMetrics {
     prompt_tokens: IntCounter,
     generated_tokens: IntCounter,
-    generations: IntCounterVec,
-    engine_failures: IntCounterVec,
+    generations: Family<IntCounter>,
+    engine_failures: Family<IntCounter>,
     model: String,
     prompt_sizes: Histogram,
     output_sizes: Histogram,
@@ -172,22 +173,27 @@ impl ModelFamilies {
 
     /// Brings up to date what follows from other metrics.
     pub(super) fn refresh(&self) {
-        for model in label_values(&self.cache_capacity, "model") {
-            let label = &[model.as_str()];
-            let of = |gauges: &IntGaugeVec| gauges.with_label_values(label).get() as f64;
-            let (reserved, capacity) = (of(&self.cache_reserved), of(&self.cache_capacity));
+        self.cache_capacity.each(|values, capacity| {
+            let label = &[values[0].as_str()];
+            let (reserved, capacity) =
+                (self.cache_reserved.with_label_values(label).get() as f64, capacity.get() as f64);
             let usage = if capacity > 0.0 { reserved / capacity } else { 0.0 };
             self.cache_usage.with_label_values(label).set(usage);
-        }
+        });
     }
 
     /// What endpoint pickers are told.
     pub(super) fn sums(&self, block_tokens: usize) -> Sums {
+        let sum = |gauges: &Family<IntGauge>| {
+            let mut sum = 0.0;
+            gauges.each(|_values, gauge| sum += gauge.get() as f64);
+            sum
+        };
         Sums {
-            waiting: picker::sum(&self.requests_waiting),
-            running: picker::sum(&self.requests_running),
-            reserved_tokens: picker::sum(&self.cache_reserved),
-            capacity_tokens: picker::sum(&self.cache_capacity),
+            waiting: sum(&self.requests_waiting),
+            running: sum(&self.requests_running),
+            reserved_tokens: sum(&self.cache_reserved),
+            capacity_tokens: sum(&self.cache_capacity),
             block_tokens,
         }
     }

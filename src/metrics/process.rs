@@ -4,15 +4,16 @@ use std::fs;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use prometheus::{Counter, Gauge, IntGauge, IntGaugeVec};
+use prometheus::{Counter, Gauge, IntGauge};
 
+use super::family::Family;
 use super::{Declare, SINGLE};
 use crate::memory;
 
 /// Units of time in `/proc`: a constant of the kernel's interface on every architecture that we are built for.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// What was read is told for so long: endpoint pickers ask twenty times a second, and reading costs more than all the rest.
-const FRESH: Duration = Duration::from_millis(500);
+const FRESH: Duration = Duration::from_secs(2);
 
 /// The families.
 pub(super) struct Process {
@@ -20,7 +21,7 @@ pub(super) struct Process {
     /// When everything was read last. Held meanwhile, so that two scrapes do not add the same time.
     read: Mutex<Option<Instant>>,
     resident: IntGauge,
-    memory_limit: IntGaugeVec,
+    memory_limit: Family<IntGauge>,
     open_files: IntGauge,
     most_files: IntGauge,
 }

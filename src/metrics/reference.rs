@@ -35,8 +35,14 @@ impl Metrics {
         for family in &families {
             let labels: Vec<String> = family.labels.iter().map(|label| format!("`{label}`")).collect();
             let help = family.help.replace('|', "\\|");
-            writeln!(page, "| `{}` | {} | {} | {help} |", family.name, family.kind, labels.join(", "))
-                .unwrap_or_default();
+            writeln!(
+                page,
+                "| `{}` | {} | {} | {help} |",
+                family.name,
+                family.kind.label(),
+                labels.join(", ")
+            )
+            .unwrap_or_default();
         }
         page.push_str(PICKER);
         for (name, help, labels) in picker::FAMILIES {

@@ -2,23 +2,38 @@
 
 use std::time::Duration;
 
-use prometheus::proto::{LabelPair, MetricFamily};
-
 use super::{Metrics, SwapKind};
+use crate::openmetrics::Format;
 
-/// Samples of one family, as `label values = value`, sorted.
+impl Metrics {
+    /// The value of a sample, by its name and labels as they are written.
+    pub(crate) fn sample(&self, written: &str) -> Option<f64> {
+        let text = self.exposition(Format::Prometheus);
+        text.lines().find_map(|line| line.strip_prefix(written)?.strip_prefix(' ')?.parse().ok())
+    }
+}
+
+/// Names of all families.
+fn names(metrics: &Metrics) -> Vec<String> {
+    let text = metrics.exposition(Format::Prometheus);
+    let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+    names.map(str::to_owned).collect()
+}
+
+/// Samples of one family, as `label values = value`, in the order in which they stand. No value here has a comma.
 fn samples(metrics: &Metrics, family: &str) -> Vec<String> {
-    let families = metrics.gather();
-    let found = families.iter().filter(|one| one.name() == family).flat_map(MetricFamily::get_metric);
-    let mut lines: Vec<String> = found
-        .map(|metric| {
-            let labels: Vec<&str> = metric.get_label().iter().map(LabelPair::value).collect();
-            let value = metric.get_gauge().get_value() + metric.get_counter().get_value();
-            format!("{} = {value}", labels.join(" "))
+    let text = metrics.exposition(Format::Prometheus);
+    let found = text.lines().filter_map(|line| line.strip_prefix(family));
+    found
+        .filter_map(|rest| {
+            let (labels, value) = match rest.strip_prefix('{') {
+                Some(rest) => rest.rsplit_once("} ")?,
+                None => ("", rest.strip_prefix(' ')?),
+            };
+            let values = labels.split(',').map(|label| label.split('"').nth(1).unwrap_or_default());
+            Some(format!("{} = {value}", values.collect::<Vec<_>>().join(" ")))
         })
-        .collect();
-    lines.sort();
-    lines
+        .collect()
 }
 
 #[test]
@@ -122,16 +137,28 @@ fn the_page_has_every_family() {
         assert!(page.contains(row), "{row}");
     }
     let metrics = Metrics::new();
-    for family in metrics.gather() {
-        assert!(page.contains(&format!("| `{}` |", family.name())), "{}", family.name());
+    for name in names(&metrics) {
+        assert!(page.contains(&format!("| `{name}` |")), "{name}");
     }
+}
+
+#[test]
+fn families_and_their_metrics_are_always_in_the_same_order() {
+    let metrics = Metrics::new();
+    let models = ["m9", "b", "a", "m10", "zz", "c"].map(|name| metrics.model(name));
+    for model in &models {
+        model.capacity(1, 100);
+    }
+    let names = names(&metrics);
+    assert!(names.is_sorted() && names.len() > 20, "{names:?}");
+    let rows = ["a = 1", "b = 1", "c = 1", "m10 = 1", "m9 = 1", "zz = 1"];
+    assert_eq!(samples(&metrics, "inference_gateway_rows"), rows);
 }
 
 #[test]
 fn endpoint_pickers_are_told_one_sum_of_all_models_and_only_when_asked_for() {
     let names = |metrics: &Metrics| -> Vec<String> {
-        let families = metrics.gather();
-        families.iter().map(|family| family.name().to_owned()).filter(|name| name.contains(':')).collect()
+        names(metrics).into_iter().filter(|name| name.contains(':')).collect()
     };
     assert!(names(&Metrics::new()).is_empty());
     let metrics = Metrics::new().for_pickers(64);
@@ -150,10 +177,7 @@ fn endpoint_pickers_are_told_one_sum_of_all_models_and_only_when_asked_for() {
 
 #[test]
 fn a_bucket_tells_the_last_sampled_request_in_it() {
-    use crate::openmetrics::{Format, encode};
-    let exposition = |metrics: &Metrics, exemplars| {
-        encode(&metrics.gather(), metrics.exemplars(), Format::OpenMetrics { exemplars }).unwrap()
-    };
+    let exposition = |metrics: &Metrics, exemplars| metrics.exposition(Format::OpenMetrics { exemplars });
     let metrics = Metrics::new();
     let model = metrics.model("chat");
     for (milliseconds, trace_id) in [(3, Some(7)), (4, Some(0xabc)), (4, None), (1_000_000, Some(9))] {
