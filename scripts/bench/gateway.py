@@ -7,6 +7,7 @@ import os
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -50,9 +51,11 @@ class Gateway:
             *self.flags,
         ]
         pin = (lambda: os.sched_setaffinity(0, self.processors)) if self.processors else None
-        # The log goes where nobody reads it.
-        nowhere = subprocess.DEVNULL
-        self._process = subprocess.Popen(command, cwd=CHECKOUT, preexec_fn=pin, stdout=nowhere, stderr=nowhere)
+        # Nobody reads it meanwhile: the processor belongs to what is measured.
+        self._log = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            command, cwd=CHECKOUT, preexec_fn=pin, stdout=self._log, stderr=subprocess.STDOUT
+        )
         self._wait_ready()
         return self
 
@@ -61,6 +64,15 @@ class Gateway:
             connection.close()
         self._process.terminate()
         self._process.wait(60)
+        self._show_warnings()
+
+    def _show_warnings(self) -> None:
+        self._log.seek(0)
+        # Lines are JSON, but for what is said before the settings are known.
+        for line in self._log.read().decode(errors="replace").splitlines():
+            if '"level":"INFO"' not in line:
+                print(f"gateway: {line}", file=sys.stderr)
+        self._log.close()
 
     @property
     def process_id(self) -> int:
@@ -99,4 +111,6 @@ class Gateway:
                         return
             time.sleep(0.05)
         self._process.kill()
+        self._process.wait()
+        self._show_warnings()
         sys.exit(f"did not get ready: {self.executable}")

@@ -33,8 +33,9 @@ from gateway import Gateway
 from machine import cpu_seconds
 from paired import Table, alternate, at_least, ratios, spread
 
-STREAMS = (1, 16)
-TOKENS, TURNS = 64, 3
+STREAMS = {1: 2, 16: 1}
+"""How many at once, and how often in a turn."""
+TOKENS, TURNS = 64, 8
 SCRAPED = ("scraped", "all on")
 INTERVAL_SECONDS = 0.05
 LIMIT = 0.98
@@ -158,13 +159,14 @@ def measure(kinds: dict[str, Callable[[], Gateway]], arguments: argparse.Namespa
 
     def run(name: str, gateway: Gateway) -> dict[str, float]:
         with scraped(gateway, told) if name in SCRAPED else contextlib.nullcontext():
-            return {str(streams): rate(gateway, streams) for streams in STREAMS}
+            rates = {streams: [rate(gateway, streams) for _ in range(times)] for streams, times in STREAMS.items()}
+        return {str(streams): statistics.harmonic_mean(values) for streams, values in rates.items()}
 
     found: dict[str, dict[str, list[float]]] = {name: {str(streams): [] for streams in STREAMS} for name in kinds}
     for pair in range(arguments.pairs):
         # New processes for each pair: how memory happens to lie makes as much difference as what is measured. For the same reason
-        # each kind is the first to start in its turn. Within a pair they take short turns, so that each gets as much of the
-        # machine's better and worse times.
+        # each kind is the first to start in its turn. Within a pair they take many short turns, so that each gets as much of the
+        # machine's better and worse times, which on a shared one follow each other within seconds.
         first = pair % len(kinds)
         order = [*list(kinds)[first:], *list(kinds)[:first]]
         with contextlib.ExitStack() as stack:
@@ -216,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=CHECKOUT / "prepared/models/smollm2-135m-instruct-w8a8")
     parser.add_argument("--gateway", type=Path, default=CHECKOUT / "target/release/inference-gateway")
-    parser.add_argument("--pairs", type=int, default=10, help="how often all of it (default: 10)")
+    parser.add_argument("--pairs", type=int, default=6, help="how often all of it (default: 6)")
     parser.add_argument("--together", action="store_true", help="everything on all processors")
     arguments = parser.parse_args()
     processors = sorted(os.sched_getaffinity(0))
