@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{GenerateError, Input, Refused, TokenSpan};
 use crate::engine::TokenId;
@@ -30,8 +31,23 @@ const ALWAYS_BYTES: usize = 256 << 10;
 /// Bytes of a prompt for each token of the context: a token has four, and the longest, of white space, hardly more than these.
 const BYTES_PER_TOKEN: usize = 128;
 
-/// Refuses a prompt that is out of all proportion to the context, before anything is done with it: for each of its bytes
-/// tokenising may take a hundred of memory.
+/// Bytes of long prompts that are tokenised at once by the whole process, whose memory is one for all models: for each of them
+/// tokenising may take a hundred. One that is longer than this is tokenised alone.
+const AT_ONCE_BYTES: u32 = 1 << 20;
+/// Bytes of prompts that wait for no long ones. Of these there are no more than places and connections.
+const SHORT_BYTES: usize = 16 << 10;
+static AT_ONCE: Semaphore = Semaphore::const_new(AT_ONCE_BYTES as usize);
+
+/// Waits until prompts of so many bytes may be tokenised; they may while the answer is kept.
+async fn turn(bytes: usize) -> Result<Option<SemaphorePermit<'static>>, GenerateError> {
+    if bytes <= SHORT_BYTES {
+        return Ok(None);
+    }
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(AT_ONCE_BYTES);
+    AT_ONCE.acquire_many(bytes).await.map(Some).map_err(|_closed| GenerateError::Interrupted)
+}
+
+/// Refuses a prompt that is out of all proportion to the context, before anything is done with it.
 pub(super) fn check_lengths(model: &LoadedModel, inputs: &[Input]) -> Result<(), Refused> {
     let check = |(index, input): (usize, &Input)| {
         check_length(model, input.prompt.bytes()).map_err(|error| Refused::at(index, error))
@@ -82,6 +98,7 @@ pub(super) struct Encoded {
 
 /// The tokens of each prompt. Off the async threads: a long prompt takes milliseconds to seconds.
 pub(super) async fn encode(model: &LoadedModel, prompts: Vec<Prompt>) -> Result<Vec<Encoded>, Refused> {
+    let turn = turn(prompts.iter().map(Prompt::bytes).sum()).await?;
     let (tokenizer, chat) = (Arc::clone(&model.tokenizer), model.chat.clone());
     let encode = move |prompt| match prompt {
         Prompt::Text(text) => Ok(Encoded { tokens: tokenizer.encode(&text, true)?, rendered: None }),
@@ -101,6 +118,8 @@ pub(super) async fn encode(model: &LoadedModel, prompts: Vec<Prompt>) -> Result<
         }
     };
     let encoded = move || {
+        // Also where nobody waits for the tokens any more.
+        let _until_done = turn;
         let all = prompts.into_iter().enumerate();
         all.map(|(index, prompt)| match encode(prompt) {
             Ok(prompt) if prompt.tokens.is_empty() => Err(Refused::at(index, GenerateError::NoTokens)),
@@ -119,6 +138,10 @@ pub(super) async fn encode(model: &LoadedModel, prompts: Vec<Prompt>) -> Result<
 pub async fn tokenize(model: &LoadedModel, text: String) -> Result<Vec<TokenSpan>, GenerateError> {
     check_length(model, text.len())?;
     let tokenizer = Arc::clone(&model.tokenizer);
-    let spans = tokio::task::spawn_blocking(move || tokenizer.spans(&text));
+    let turn = turn(text.len()).await?;
+    let spans = tokio::task::spawn_blocking(move || {
+        let _until_done = turn;
+        tokenizer.spans(&text)
+    });
     Ok(spans.await.map_err(|_panicked| GenerateError::Interrupted)??)
 }

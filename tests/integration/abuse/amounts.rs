@@ -7,10 +7,13 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::ROUTES;
-use crate::harness::{Gateway, tiny};
+use crate::cli::serve;
+use crate::harness::{Gateway, client, tiny};
 
 /// Far less than the engine's own deadline, and far more than a refusal takes on a busy machine.
 const BOUNDED: Duration = Duration::from_mins(1);
+/// Of all long prompts together.
+const MOST_GROWTH_BYTES: u64 = 512 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prompt_of_fifty_megabytes_is_refused_while_others_are_answered() {
@@ -44,6 +47,28 @@ async fn a_prompt_of_fifty_megabytes_is_refused_while_others_are_answered() {
         // The row was never taken, and nothing was fed.
         assert!(gateway.sample("inference_gateway_prompt_tokens_total{model=\"tiny\"}").await < 10_000.0);
     }
+}
+
+/// Each is as long as a prompt may be, and takes some 25 MiB while it is tokenised.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_long_prompts_at_once_take_the_memory_of_some() {
+    let served = serve(&tiny("llama"), &[]);
+    let ask = async |text: String| {
+        let request = json!({"text": text, "max_tokens": 1}).to_string();
+        let url = format!("http://{}/api/v1/inference", served.api);
+        client().post(url).body(request).send().await.unwrap().status()
+    };
+    let before = served.most_resident_bytes();
+    let long = stream::iter(0..32).map(|number| ask(format!("{number} {}", "many words ".repeat(23_000))));
+    let short = async {
+        let asked = tokio::time::timeout(BOUNDED, ask("a".to_owned()));
+        asked.await.expect("an answer comes soon, whoever waits")
+    };
+    let (long, short) = tokio::join!(long.buffer_unordered(32).collect::<Vec<_>>(), short);
+    assert_eq!(short, StatusCode::OK);
+    assert_eq!(long, [StatusCode::BAD_REQUEST; 32], "longer than the context");
+    let grown = served.most_resident_bytes() - before;
+    assert!(grown < MOST_GROWTH_BYTES, "{} MiB more", grown >> 20);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
