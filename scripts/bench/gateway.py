@@ -39,6 +39,7 @@ class Gateway:
         self._kept: list[http.client.HTTPConnection] = []
 
     def __enter__(self) -> Self:
+        self._state = tempfile.TemporaryDirectory()
         command = [
             self.executable,
             f"--listen-address=127.0.0.1:{self.port}",
@@ -48,6 +49,8 @@ class Gateway:
             f"--default-model-path={self.model}",
             f"--threads={self.threads}",
             "--context-length=2048",
+            # Several at once are not to share what they note of their models.
+            f"--state-dir={self._state.name}",
             *self.flags,
         ]
         pin = (lambda: os.sched_setaffinity(0, self.processors)) if self.processors else None
@@ -65,6 +68,7 @@ class Gateway:
         self._process.terminate()
         self._process.wait(60)
         self._show_warnings()
+        self._state.cleanup()
 
     def _show_warnings(self) -> None:
         self._log.seek(0)

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """What it costs to be watched and guarded: scrapes every 50 ms, traces of every request, and all that there is.
 
-    overhead.py [--model FOLDER] [--gateway FILE] [--pairs N] [--together]
+    overhead.py [--model FOLDER] [--gateway FILE] [--pairs N] [--turns N] [--streams N …] [--kinds KIND …] [--together]
 
 Serves the model and measures one and sixteen streams in turn: with everything off, twice; scraped twenty times a second on the
 API address, as endpoint pickers do; with every request traced to a collector that takes spans and throws them away; and with
-everything on at once: TLS, keys with quotas, traces, the log, endpoint pickers' metrics, scrapes.
+everything on at once: TLS, keys with quotas, traces, the log, endpoint pickers' metrics, scrapes. Processes differ by some percent,
+so the fewer kinds and streams are asked for, the more pairs there can be, and the more exact is what is said of them.
 
 The gateway computes on all processors but the last. Clients, collector and scraper, which belong to other machines, have that one;
 with --together all have all. Prints a table for BENCHMARKS.md, and how long a scrape takes. Exits with 1 where everything on
@@ -35,8 +36,9 @@ from paired import Table, alternate, at_least, ratios, spread
 
 STREAMS = {1: 2, 16: 1}
 """How many at once, and how often in a turn."""
-TOKENS, TURNS = 64, 8
-SCRAPED = ("scraped", "all on")
+TOKENS = 64
+OFF, ALL_ON = "off", "all on"
+SCRAPED = ("scraped", ALL_ON)
 INTERVAL_SECONDS = 0.05
 LIMIT = 0.98
 IDLE_SECONDS = 20.0
@@ -159,10 +161,10 @@ def measure(kinds: dict[str, Callable[[], Gateway]], arguments: argparse.Namespa
 
     def run(name: str, gateway: Gateway) -> dict[str, float]:
         with scraped(gateway, told) if name in SCRAPED else contextlib.nullcontext():
-            rates = {streams: [rate(gateway, streams) for _ in range(times)] for streams, times in STREAMS.items()}
+            rates = {streams: [rate(gateway, streams) for _ in range(STREAMS[streams])] for streams in arguments.streams}
         return {str(streams): statistics.harmonic_mean(values) for streams, values in rates.items()}
 
-    found: dict[str, dict[str, list[float]]] = {name: {str(streams): [] for streams in STREAMS} for name in kinds}
+    found: dict[str, dict[str, list[float]]] = {name: {str(streams): [] for streams in arguments.streams} for name in kinds}
     for pair in range(arguments.pairs):
         # New processes for each pair: how memory happens to lie makes as much difference as what is measured. For the same reason
         # each kind is the first to start in its turn. Within a pair they take many short turns, so that each gets as much of the
@@ -171,25 +173,25 @@ def measure(kinds: dict[str, Callable[[], Gateway]], arguments: argparse.Namespa
         order = [*list(kinds)[first:], *list(kinds)[:first]]
         with contextlib.ExitStack() as stack:
             gateways = {name: stack.enter_context(kinds[name]()) for name in order}
-            turns = alternate(TURNS, lambda: None, {name: partial(run, name, of) for name, of in gateways.items()})
+            turns = alternate(arguments.turns, lambda: None, {name: partial(run, name, of) for name, of in gateways.items()})
         for name, rates in turns.items():
             for streams, values in rates.items():
                 found[name][streams].append(statistics.harmonic_mean(values))
     where = "on the same processors" if arguments.together else "on a processor of their own"
     table = Table(
         "Watched and guarded",
-        f"Through HTTP, {TOKENS} tokens out, the same prompt, kept connections; new processes for each pair, which take {TURNS} turns; "
+        f"Through HTTP, {TOKENS} tokens out, the same prompt, kept connections; new processes for each pair, which take {arguments.turns} turns; "
         f"client, scraper and collector {where}. Off again: the same as off, which tells how exact this is. Scraped: "
         "`GET /metrics` twenty times a second on the API address. Traced: every request sampled and sent by HTTP. All on: both, "
         "over TLS, with 100 keys and quotas, the log, endpoint pickers' metrics. Ratios pair by pair: median (smallest–largest).",
-        ["streams", "tok/s with all off", "off again", "scraped", "traced", "all on", "limit"],
+        ["streams", "tok/s with all off", *list(kinds)[1:], "limit"],
     )
     held = True
-    for streams in map(str, STREAMS):
-        off = found["off"][streams]
-        all_on = ratios(found["all on"][streams], off)
+    for streams in map(str, arguments.streams):
+        off = found[OFF][streams]
+        all_on = ratios(found[ALL_ON][streams], off)
         held = held and statistics.median(all_on) >= LIMIT
-        quotients = (spread(ratios(found[name][streams], off), 3) for name in kinds if name != "off")
+        quotients = (spread(ratios(found[name][streams], off), 3) for name in kinds if name != OFF)
         table.add(streams, spread(off), *quotients, at_least(all_on, LIMIT))
     median = statistics.median(one[1] for one in told)
     print(f"scrapes of {told[-1][2]:.0f} bytes, {median * 1e3:.2f} ms at the median under load")
@@ -219,6 +221,10 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=CHECKOUT / "prepared/models/smollm2-135m-instruct-w8a8")
     parser.add_argument("--gateway", type=Path, default=CHECKOUT / "target/release/inference-gateway")
     parser.add_argument("--pairs", type=int, default=6, help="how often all of it (default: 6)")
+    parser.add_argument("--turns", type=int, default=8, help="how often in a pair (default: 8)")
+    parser.add_argument("--streams", type=int, nargs="+", choices=STREAMS, default=list(STREAMS))
+    between = ["off again", "scraped", "traced"]
+    parser.add_argument("--kinds", nargs="*", choices=between, default=between, help="beside off and all on")
     parser.add_argument("--together", action="store_true", help="everything on all processors")
     arguments = parser.parse_args()
     processors = sorted(os.sched_getaffinity(0))
@@ -247,7 +253,8 @@ def main() -> None:
 
         with plain() as gateway:
             measure_idle(gateway)
-        kinds = {"off": plain, "off again": plain, "scraped": plain, "traced": traced, "all on": guarded}
+        kinds = {OFF: plain, "off again": plain, "scraped": plain, "traced": traced, ALL_ON: guarded}
+        kinds = {name: start for name, start in kinds.items() if name in (OFF, ALL_ON, *arguments.kinds)}
         table, held = measure(kinds, arguments)
     print(table.markdown())
     sys.exit(0 if held else 1)
