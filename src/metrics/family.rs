@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use prometheus::core::Metric;
-use prometheus::{Counter, Gauge, Histogram, HistogramOpts, IntCounter, IntGauge};
+use prometheus::core::{Atomic, GenericCounter, GenericGauge, Metric, Number};
+use prometheus::{Histogram, HistogramOpts};
 
 use crate::openmetrics::{self, Kind, Writer};
 
@@ -121,7 +121,7 @@ impl<M: Sample> Exposed for Family<M> {
     }
 }
 
-impl Sample for IntCounter {
+impl<P: Atomic + 'static> Sample for GenericCounter<P> {
     const KIND: Kind = Kind::Counter;
 
     fn new(name: &str, help: &str, _bounds: &'static [f64]) -> prometheus::Result<Self> {
@@ -129,23 +129,11 @@ impl Sample for IntCounter {
     }
 
     fn write(&self, labels: &str, writer: &mut Writer) {
-        writer.value(labels, self.get() as f64);
+        writer.value(labels, self.get().into_f64());
     }
 }
 
-impl Sample for Counter {
-    const KIND: Kind = Kind::Counter;
-
-    fn new(name: &str, help: &str, _bounds: &'static [f64]) -> prometheus::Result<Self> {
-        Self::new(name, help)
-    }
-
-    fn write(&self, labels: &str, writer: &mut Writer) {
-        writer.value(labels, self.get());
-    }
-}
-
-impl Sample for IntGauge {
+impl<P: Atomic + 'static> Sample for GenericGauge<P> {
     const KIND: Kind = Kind::Gauge;
 
     fn new(name: &str, help: &str, _bounds: &'static [f64]) -> prometheus::Result<Self> {
@@ -153,19 +141,7 @@ impl Sample for IntGauge {
     }
 
     fn write(&self, labels: &str, writer: &mut Writer) {
-        writer.value(labels, self.get() as f64);
-    }
-}
-
-impl Sample for Gauge {
-    const KIND: Kind = Kind::Gauge;
-
-    fn new(name: &str, help: &str, _bounds: &'static [f64]) -> prometheus::Result<Self> {
-        Self::new(name, help)
-    }
-
-    fn write(&self, labels: &str, writer: &mut Writer) {
-        writer.value(labels, self.get());
+        writer.value(labels, self.get().into_f64());
     }
 }
 
