@@ -161,12 +161,16 @@ impl Writer {
             Kind::Counter if is_open_metrics => declared.strip_suffix("_total").unwrap_or(declared),
             Kind::Counter | Kind::Gauge | Kind::Histogram => declared,
         };
-        self.push(&["# TYPE ", name, " ", kind.label(), "\n"]);
-        if let Some(unit) = unit(name).filter(|_| is_open_metrics) {
-            self.push(&["# UNIT ", name, " ", unit, "\n"]);
+        if is_open_metrics {
+            self.push(&["# TYPE ", name, " ", kind.label(), "\n"]);
+            if let Some(unit) = unit(name) {
+                self.push(&["# UNIT ", name, " ", unit, "\n"]);
+            }
+            self.push(&["# HELP ", name, " ", &escaped(help), "\n"]);
+        } else {
+            self.push(&["# HELP ", name, " ", &escaped_help(help), "\n"]);
+            self.push(&["# TYPE ", name, " ", kind.label(), "\n"]);
         }
-        let help = if is_open_metrics { escaped(help) } else { escaped_help(help) };
-        self.push(&["# HELP ", name, " ", &help, "\n"]);
         name.clone_into(&mut self.sample);
         if kind == Kind::Counter && is_open_metrics {
             self.sample.push_str("_total");
