@@ -1,4 +1,4 @@
-//! The door of the API: one layer around every route, which lets in who belongs and says whose a request is.
+//! The door of the API: one layer around every route but `/metrics`, which lets in who belongs and says whose a request is.
 //!
 //! The router has matched the request before the layer sees it, so what decides is the route that will answer, never a path
 //! read a second time. Routes that are open stand in one list; everything else is closed, also what is not there.

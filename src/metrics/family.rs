@@ -2,7 +2,7 @@
 //!
 //! The metrics are those of the crate `prometheus`. Its families and its registry are not used, because for each scrape they copy
 //! every name, help and label: thousands of texts from all over the memory. A model that decodes leaves nothing of that in the
-//! processor's caches, so that took longer than all the rest of a scrape. Here each metric stands beside its labels as they are
+//! processor's caches, so that took two fifths of a scrape's time. Here each metric stands beside its labels as they are
 //! written.
 
 use std::collections::BTreeMap;
